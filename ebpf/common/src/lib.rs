@@ -1,0 +1,1 @@
+//! What the XDP classifier and its loader share: the classify function, map keys and counters.

@@ -1,0 +1,1 @@
+//! Loads, attaches, configures and reads the XDP classifier.

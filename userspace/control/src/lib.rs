@@ -1,0 +1,1 @@
+//! Peers and tunnels: IKE, the gate and policy composed, sans-IO.

@@ -1,0 +1,1 @@
+//! One ESP security association: sequence numbers, replay window, AEAD providers, seal and open in place.

@@ -1,0 +1,1 @@
+//! Epochs and the ping gate, sans-IO.

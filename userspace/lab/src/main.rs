@@ -1,0 +1,3 @@
+//! Network namespaces for tests and for people: the lab, the demo and its checks.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Mitregate: an IPsec gateway and client whose tunnels are proven before they are trusted.
+
+fn main() {}

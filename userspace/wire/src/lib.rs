@@ -1,0 +1,1 @@
+//! Bytes to typed views and back: Ethernet, IP, UDP, ICMP, ESP, ESP Echo, IKEv2.

@@ -1,0 +1,1 @@
+//! AF_XDP rings and UMEM: the room with the unsafe.

@@ -1,0 +1,3 @@
+//! Set-up, build, demo, lab, tests and benches: every command a person types.
+
+fn main() {}
