@@ -1,0 +1,3 @@
+//! Loads, unloads and reads the XDP classifier without the daemon.
+
+fn main() {}
