@@ -1,1 +1,28 @@
 //! Ports, the worker loop and the per-batch packet pipeline.
+//!
+//! ```text
+//! outer port → classify → ESP → SPI look-up → open in place → selectors, ECN → inner port
+//!                       → IKE, keepalives, ICMP errors → event ring → control
+//! inner port → policy look-up → the tunnel's active epoch → seal in place → outer header → outer port
+//!                             → none: the tunnel's hold queue
+//! ```
+//!
+//! A frame is moved, never copied, while both ports share one UMEM. Each packet ends in exactly
+//! one [`Fate`]. A worker owns all that its packets touch: no locks, no allocation.
+#![forbid(unsafe_code)]
+
+pub mod buf;
+pub mod command;
+pub mod event;
+pub mod fate;
+pub mod outer;
+pub mod tables;
+pub mod worker;
+
+pub use buf::{ControlBuf, ControlBufs};
+pub use command::Command;
+pub use event::{Event, Refusal, Returned, Stopped};
+pub use fate::{Fate, Fates};
+pub use outer::{DfPolicy, DscpPolicy, OuterAddrs, OuterHeader, UdpPorts};
+pub use tables::{Epoch, EpochConfig, Selectors, SoftLimits, Tunnel};
+pub use worker::{Hop, InnerLink, Memory, PortSet, WorkerConfig, WorkerHandle, spawn};
