@@ -1,0 +1,318 @@
+//! Traffic selectors (RFC 4301 §4.4.1.1, RFC 7296 §3.13.1), written as swanctl writes them.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::ops::RangeInclusive;
+use core::str::FromStr;
+
+use crate::WireError;
+use crate::ip::{Flow, protocol};
+
+/// One side of a policy: addresses, a protocol and ports.
+///
+/// Displayed and parsed as `10.1.0.0/24`, `10.1.0.5-10.1.0.9[udp]`, `2001:db8::/32[tcp/80]`,
+/// `10.1.0.0/24[17/1000-2000]`, `10.1.0.1[tcp/opaque]`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TrafficSelector {
+    protocol: u8,
+    start_port: u16,
+    end_port: u16,
+    start: IpAddr,
+    end: IpAddr,
+}
+
+impl TrafficSelector {
+    /// 0.0.0.0/0
+    pub const ANY_V4: Self = Self {
+        protocol: 0,
+        start_port: 0,
+        end_port: u16::MAX,
+        start: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        end: IpAddr::V4(Ipv4Addr::BROADCAST),
+    };
+    /// ::/0
+    pub const ANY_V6: Self = Self {
+        protocol: 0,
+        start_port: 0,
+        end_port: u16::MAX,
+        start: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        end: IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
+    };
+
+    /// A range of addresses, both ends included, of one family. `protocol` 0 is any. `ports` are
+    /// 0..=65535 for any, 65535..=0 for OPAQUE (packets that show no port), else not empty.
+    pub fn new(
+        protocol: u8,
+        ports: RangeInclusive<u16>,
+        start: IpAddr,
+        end: IpAddr,
+    ) -> Result<Self, WireError> {
+        let (start_port, end_port) = ports.into_inner();
+        let opaque = (start_port, end_port) == (u16::MAX, 0);
+        if start.is_ipv4() != end.is_ipv4() || start > end || (start_port > end_port && !opaque) {
+            return Err(WireError::Malformed);
+        }
+        Ok(Self {
+            protocol,
+            start_port,
+            end_port,
+            start,
+            end,
+        })
+    }
+
+    /// All protocols of the prefix that `address` lies in; host bits are cleared.
+    pub fn from_prefix(address: IpAddr, prefix_len: u8) -> Result<Self, WireError> {
+        let (start, end) = match address {
+            IpAddr::V4(a) if prefix_len <= 32 => {
+                let host = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+                let (start, end) = (a.to_bits() & !host, a.to_bits() | host);
+                (
+                    Ipv4Addr::from_bits(start).into(),
+                    Ipv4Addr::from_bits(end).into(),
+                )
+            }
+            IpAddr::V6(a) if prefix_len <= 128 => {
+                let host = u128::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+                let (start, end) = (a.to_bits() & !host, a.to_bits() | host);
+                (
+                    Ipv6Addr::from_bits(start).into(),
+                    Ipv6Addr::from_bits(end).into(),
+                )
+            }
+            _ => return Err(WireError::Malformed),
+        };
+        Self::new(0, 0..=u16::MAX, start, end)
+    }
+
+    /// One address, all protocols.
+    #[must_use]
+    pub const fn from_address(address: IpAddr) -> Self {
+        Self {
+            protocol: 0,
+            start_port: 0,
+            end_port: u16::MAX,
+            start: address,
+            end: address,
+        }
+    }
+
+    /// IP protocol; 0 is any.
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// Ports, both ends included; [`TrafficSelector::is_opaque`] is the empty range 65535..=0.
+    #[must_use]
+    pub const fn ports(&self) -> RangeInclusive<u16> {
+        self.start_port..=self.end_port
+    }
+
+    /// First address.
+    #[must_use]
+    pub const fn start(&self) -> IpAddr {
+        self.start
+    }
+
+    /// Last address, not below the first.
+    #[must_use]
+    pub const fn end(&self) -> IpAddr {
+        self.end
+    }
+
+    /// Whether every port will do, also a hidden one.
+    #[must_use]
+    pub const fn any_port(&self) -> bool {
+        self.start_port == 0 && self.end_port == u16::MAX
+    }
+
+    /// Whether only packets that show no port will do.
+    #[must_use]
+    pub const fn is_opaque(&self) -> bool {
+        self.start_port == u16::MAX && self.end_port == 0
+    }
+
+    /// The prefix that the addresses are, if they are one.
+    #[must_use]
+    pub fn prefix(&self) -> Option<(IpAddr, u8)> {
+        let (differing, width) = match (self.start, self.end) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                // As if the upper 96 bits of an IPv6 address were equal.
+                (u128::from(a.to_bits() ^ b.to_bits()), 32)
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
+            _ => return None,
+        };
+        let host_bits = u128::BITS - differing.leading_zeros();
+        let whole = Self::from_prefix(self.start, u8::try_from(width - host_bits).ok()?).ok()?;
+        (whole.start == self.start && whole.end == self.end).then(|| {
+            (
+                self.start,
+                u8::try_from(width - host_bits).unwrap_or(u8::MAX),
+            )
+        })
+    }
+
+    /// Whether a packet's address on this side, its protocol and its port on this side lie within.
+    /// `port` is `None` where the packet shows none (a later fragment, a protocol without ports):
+    /// then only ANY and OPAQUE match (RFC 4301 §4.4.1.1).
+    #[must_use]
+    pub fn matches(&self, protocol: u8, address: IpAddr, port: Option<u16>) -> bool {
+        (self.protocol == 0 || self.protocol == protocol)
+            && self.start.is_ipv4() == address.is_ipv4()
+            && self.start <= address
+            && address <= self.end
+            && match port {
+                Some(port) => self.start_port <= port && port <= self.end_port,
+                None => self.any_port() || self.is_opaque(),
+            }
+    }
+
+    /// Whether everything that `other` matches is matched here too.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        self.intersect(other) == Some(*other)
+    }
+
+    /// What both match, if anything: how a responder narrows (RFC 7296 §2.9).
+    #[must_use]
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        let protocol = match (self.protocol, other.protocol) {
+            (0, p) | (p, 0) => p,
+            (p, q) if p == q => p,
+            _ => return None,
+        };
+        let (start_port, end_port) = if self.any_port() || self.ports() == other.ports() {
+            (other.start_port, other.end_port)
+        } else if other.any_port() {
+            (self.start_port, self.end_port)
+        } else if self.is_opaque() || other.is_opaque() {
+            return None;
+        } else {
+            (
+                self.start_port.max(other.start_port),
+                self.end_port.min(other.end_port),
+            )
+        };
+        let ports = start_port..=end_port;
+        let start = self.start.max(other.start);
+        let end = self.end.min(other.end);
+        if self.start.is_ipv4() != other.start.is_ipv4()
+            || (ports.is_empty() && ports != (u16::MAX..=0))
+        {
+            return None;
+        }
+        Self::new(protocol, ports, start, end).ok()
+    }
+}
+
+impl Flow {
+    /// Whether the flow's source lies in one of `src` and its destination in one of `dst`.
+    #[must_use]
+    pub fn is_within(&self, src: &[TrafficSelector], dst: &[TrafficSelector]) -> bool {
+        let (src_port, dst_port) = self.ports.unzip();
+        src.iter()
+            .any(|ts| ts.matches(self.protocol, self.src, src_port))
+            && dst
+                .iter()
+                .any(|ts| ts.matches(self.protocol, self.dst, dst_port))
+    }
+}
+
+/// Names that [`TrafficSelector`] reads and writes for protocol numbers.
+const PROTOCOLS: [(&str, u8); 6] = [
+    ("icmp", protocol::ICMP),
+    ("tcp", protocol::TCP),
+    ("udp", protocol::UDP),
+    ("icmpv6", protocol::ICMPV6),
+    ("sctp", protocol::SCTP),
+    ("udplite", protocol::UDP_LITE),
+];
+
+impl fmt::Display for TrafficSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix() {
+            Some((address, len)) => write!(f, "{address}/{len}")?,
+            None => write!(f, "{}-{}", self.start, self.end)?,
+        }
+        if self.protocol == 0 && self.any_port() {
+            return Ok(());
+        }
+        f.write_str("[")?;
+        match PROTOCOLS
+            .iter()
+            .find(|(_, number)| *number == self.protocol)
+        {
+            Some((name, _)) => f.write_str(name)?,
+            None if self.protocol == 0 => f.write_str("any")?,
+            None => write!(f, "{}", self.protocol)?,
+        }
+        match (self.start_port, self.end_port) {
+            _ if self.any_port() => {}
+            _ if self.is_opaque() => f.write_str("/opaque")?,
+            (start, end) if start == end => write!(f, "/{start}")?,
+            (start, end) => write!(f, "/{start}-{end}")?,
+        }
+        f.write_str("]")
+    }
+}
+
+impl fmt::Debug for TrafficSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn parse<T: FromStr>(s: &str) -> Result<T, WireError> {
+    s.parse().map_err(|_| WireError::Malformed)
+}
+
+impl FromStr for TrafficSelector {
+    type Err = WireError;
+
+    /// Reads an address, a prefix (host bits are cleared) or a range, then optionally
+    /// `[protocol]` or `[protocol/port]`. The protocol is a number, a known name, `any` or nothing;
+    /// the port is a number, a range, `any` or `opaque`.
+    fn from_str(s: &str) -> Result<Self, WireError> {
+        let (addresses, upper) = match s.split_once('[') {
+            Some((addresses, rest)) => (
+                addresses,
+                Some(rest.strip_suffix(']').ok_or(WireError::Malformed)?),
+            ),
+            None => (s, None),
+        };
+        let ts = if let Some((address, len)) = addresses.split_once('/') {
+            Self::from_prefix(parse(address)?, parse(len)?)?
+        } else if let Some((start, end)) = addresses.split_once('-') {
+            Self::new(0, 0..=u16::MAX, parse(start)?, parse(end)?)?
+        } else {
+            Self::from_address(parse(addresses)?)
+        };
+        let Some(upper) = upper else { return Ok(ts) };
+        let (name, ports) = upper.split_once('/').unwrap_or((upper, "any"));
+        let protocol = match PROTOCOLS.iter().find(|(known, _)| *known == name) {
+            Some((_, number)) => *number,
+            None if name.is_empty() || name == "any" => 0,
+            None => parse(name)?,
+        };
+        let ports = match ports {
+            "any" => 0..=u16::MAX,
+            "opaque" => u16::MAX..=0,
+            range => match range.split_once('-') {
+                Some((start, end)) => {
+                    let ports = parse(start)?..=parse(end)?;
+                    if ports.is_empty() {
+                        return Err(WireError::Malformed);
+                    }
+                    ports
+                }
+                None => {
+                    let port = parse(range)?;
+                    port..=port
+                }
+            },
+        };
+        Self::new(protocol, ports, ts.start, ts.end)
+    }
+}
