@@ -1,0 +1,54 @@
+//! `bench`: speed, always as a ratio to something run in the same minute.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::{build, lab, setup, setup::Need, sh};
+
+#[derive(Args)]
+pub struct Options {
+    /// What to measure; without it everything
+    #[arg(value_enum)]
+    what: Option<What>,
+    /// Handed on to the bench; try -- --help
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Seal and open through the pipeline on memory ports, beside the raw cipher
+    Engine,
+    /// The XDP program by BPF_PROG_TEST_RUN
+    Classifier,
+    /// The demo's TCP beside the same path untunnelled
+    E2e,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let wanted = |what| options.what.is_none_or(|only| only == what);
+    if wanted(What::Engine) || wanted(What::Classifier) {
+        setup::ensure(Need::Build)?;
+        build::packages(true, &["mitregate-bench"])?;
+        for (what, name) in [(What::Engine, "engine"), (What::Classifier, "classifier")] {
+            if wanted(what) {
+                sh::step(&format!("bench: {name}"));
+                program("mitregate-bench", name, options)?;
+            }
+        }
+    }
+    if wanted(What::E2e) {
+        sh::need_root("`bench e2e`")?;
+        lab::prepare()?;
+        sh::step("bench: end to end, the tunnel beside the same path untunnelled");
+        program("mitregate-lab", "compare", options)?;
+    }
+    Ok(())
+}
+
+fn program(binary: &str, command: &str, options: &Options) -> Result<()> {
+    let mut program = Command::new(build::dir(true).join(binary));
+    sh::run(program.arg(command).args(&options.args))
+}
