@@ -1,0 +1,214 @@
+//! The numbers of the IKEv2 registries that this project speaks.
+//!
+//! Each registry is a newtype over its wire integer, so an unassigned value survives
+//! parse and emit; the constants carry their registry names.
+
+use core::fmt;
+
+macro_rules! registry {
+    ($(#[$doc:meta])* $name:ident($int:ty) { $($(#[$cdoc:meta])* $const:ident = $value:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub $int);
+
+        #[allow(missing_docs)]
+        impl $name {
+            $($(#[$cdoc])* pub const $const: Self = Self($value);)*
+
+            /// The registry's name for this value, if it is one of those above.
+            #[must_use]
+            pub const fn name(self) -> Option<&'static str> {
+                match self.0 {
+                    $($value => Some(stringify!($const)),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.name() {
+                    Some(name) => f.write_str(name),
+                    None => write!(f, concat!(stringify!($name), "({})"), self.0),
+                }
+            }
+        }
+    };
+}
+
+registry! {
+    /// Exchange type, RFC 7296 §3.1.
+    ExchangeType(u8) {
+        IKE_SA_INIT = 34,
+        IKE_AUTH = 35,
+        CREATE_CHILD_SA = 36,
+        INFORMATIONAL = 37,
+    }
+}
+
+registry! {
+    /// Payload type, RFC 7296 §3.2.
+    PayloadType(u8) {
+        NONE = 0,
+        SA = 33,
+        KE = 34,
+        ID_I = 35,
+        ID_R = 36,
+        CERT = 37,
+        CERTREQ = 38,
+        AUTH = 39,
+        NONCE = 40,
+        NOTIFY = 41,
+        DELETE = 42,
+        VENDOR_ID = 43,
+        TS_I = 44,
+        TS_R = 45,
+        /// Encrypted and Authenticated, "SK".
+        ENCRYPTED = 46,
+        CONFIGURATION = 47,
+        EAP = 48,
+    }
+}
+
+registry! {
+    /// Security protocol identifier, RFC 7296 §3.3.1.
+    ProtocolId(u8) {
+        /// In a Notify that concerns no SA (RFC 7296 §3.10).
+        NONE = 0,
+        IKE = 1,
+        AH = 2,
+        ESP = 3,
+    }
+}
+
+registry! {
+    /// Transform type, RFC 7296 §3.3.2; 4 was renamed "Key Exchange Method" by RFC 9370.
+    TransformType(u8) {
+        ENCR = 1,
+        PRF = 2,
+        INTEG = 3,
+        KE = 4,
+        ESN = 5,
+    }
+}
+
+registry! {
+    /// Transform identifiers of type ENCR.
+    EncryptionId(u16) {
+        /// RFC 4106, RFC 5282. Needs a key-length attribute.
+        AES_GCM_16 = 20,
+        /// RFC 7634. No key-length attribute.
+        CHACHA20_POLY1305 = 28,
+    }
+}
+
+registry! {
+    /// Transform identifiers of type PRF (RFC 4868).
+    PrfId(u16) {
+        HMAC_SHA2_256 = 5,
+        HMAC_SHA2_384 = 6,
+    }
+}
+
+registry! {
+    /// Transform identifiers of type INTEG. An AEAD has none (RFC 5282 §8).
+    IntegrityId(u16) {
+        NONE = 0,
+    }
+}
+
+registry! {
+    /// Transform identifiers of type KE.
+    KeyExchangeId(u16) {
+        NONE = 0,
+        /// RFC 5903.
+        ECP_256 = 19,
+        /// RFC 8031.
+        CURVE25519 = 31,
+    }
+}
+
+registry! {
+    /// Transform identifiers of type ESN.
+    EsnId(u16) {
+        NO_ESN = 0,
+        ESN = 1,
+    }
+}
+
+registry! {
+    /// Identification type, RFC 7296 §3.5.
+    IdType(u8) {
+        IPV4_ADDR = 1,
+        FQDN = 2,
+        RFC822_ADDR = 3,
+        IPV6_ADDR = 5,
+        DER_ASN1_DN = 9,
+        DER_ASN1_GN = 10,
+        KEY_ID = 11,
+    }
+}
+
+registry! {
+    /// Authentication method, RFC 7296 §3.8.
+    AuthMethod(u8) {
+        RSA_SIGNATURE = 1,
+        SHARED_KEY_MIC = 2,
+        /// RFC 7427.
+        DIGITAL_SIGNATURE = 14,
+    }
+}
+
+registry! {
+    /// Notify message type, RFC 7296 §3.10.1: below 16384 errors, from there on status.
+    NotifyType(u16) {
+        UNSUPPORTED_CRITICAL_PAYLOAD = 1,
+        INVALID_IKE_SPI = 4,
+        INVALID_MAJOR_VERSION = 5,
+        INVALID_SYNTAX = 7,
+        INVALID_MESSAGE_ID = 9,
+        INVALID_SPI = 11,
+        NO_PROPOSAL_CHOSEN = 14,
+        INVALID_KE_PAYLOAD = 17,
+        AUTHENTICATION_FAILED = 24,
+        SINGLE_PAIR_REQUIRED = 34,
+        NO_ADDITIONAL_SAS = 35,
+        INTERNAL_ADDRESS_FAILURE = 36,
+        FAILED_CP_REQUIRED = 37,
+        TS_UNACCEPTABLE = 38,
+        INVALID_SELECTORS = 39,
+        TEMPORARY_FAILURE = 43,
+        CHILD_SA_NOT_FOUND = 44,
+        INITIAL_CONTACT = 16384,
+        SET_WINDOW_SIZE = 16385,
+        ADDITIONAL_TS_POSSIBLE = 16386,
+        IPCOMP_SUPPORTED = 16387,
+        NAT_DETECTION_SOURCE_IP = 16388,
+        NAT_DETECTION_DESTINATION_IP = 16389,
+        COOKIE = 16390,
+        USE_TRANSPORT_MODE = 16391,
+        HTTP_CERT_LOOKUP_SUPPORTED = 16392,
+        REKEY_SA = 16393,
+        ESP_TFC_PADDING_NOT_SUPPORTED = 16394,
+        NON_FIRST_FRAGMENTS_ALSO = 16395,
+        /// draft-ietf-ipsecme-encrypted-esp-ping: no number is assigned yet, this is ours
+        /// from the private range. It means something only beside our vendor ID.
+        ENCRYPTED_PING_SUPPORTED = 0xA4E5,
+    }
+}
+
+impl NotifyType {
+    /// An error, as opposed to a status (RFC 7296 §3.10.1).
+    #[must_use]
+    pub const fn is_error(self) -> bool {
+        self.0 < 16384
+    }
+}
+
+registry! {
+    /// Traffic selector type, RFC 7296 §3.13.1.
+    TsType(u8) {
+        IPV4_ADDR_RANGE = 7,
+        IPV6_ADDR_RANGE = 8,
+    }
+}
