@@ -8,6 +8,9 @@
 #![forbid(unsafe_code)]
 
 mod classify;
+#[cfg(feature = "fixtures")]
+pub mod fixtures;
+mod ip;
 mod packet;
 mod verdict;
 

@@ -19,7 +19,7 @@ pub enum Verdict {
     /// First fragment of UDP to port 500 or 4500; its later fragments are remembered.
     UdpFirstFragment,
     /// Later fragment of a remembered datagram.
-    UdpLaterFragment,
+    LaterFragment,
     /// ICMP or ICMPv6 error that quotes ESP, or UDP from port 500 or 4500, sent by us.
     IcmpError,
     /// Neither IPv4 nor IPv6 (or more than two VLAN tags).
@@ -48,7 +48,7 @@ impl Verdict {
         Self::EspNatT,
         Self::NatKeepalive,
         Self::UdpFirstFragment,
-        Self::UdpLaterFragment,
+        Self::LaterFragment,
         Self::IcmpError,
         Self::NotIp,
         Self::NotIpsec,
@@ -78,7 +78,7 @@ impl Verdict {
             | Self::EspNatT
             | Self::NatKeepalive
             | Self::UdpFirstFragment
-            | Self::UdpLaterFragment
+            | Self::LaterFragment
             | Self::IcmpError
             | Self::Inner => true,
             Self::NotIp
@@ -101,7 +101,7 @@ impl Verdict {
             Self::EspNatT => "esp_nat_t",
             Self::NatKeepalive => "nat_keepalive",
             Self::UdpFirstFragment => "udp_first_fragment",
-            Self::UdpLaterFragment => "udp_later_fragment",
+            Self::LaterFragment => "later_fragment",
             Self::IcmpError => "icmp_error",
             Self::NotIp => "not_ip",
             Self::NotIpsec => "not_ipsec",
