@@ -1,0 +1,50 @@
+//! What an SA has done, readable from another thread.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A count with one writer and any number of readers. The writer pays a plain load and store.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only its one writer calls this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Replaces the value; only its one writer calls this.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// The value as last seen by this thread.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Counters of one epoch: its inbound and its outbound SA. Bytes are those of inner packets.
+/// On cache lines of their own, so that readers do not slow the neighbours' writers.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct SaCounters {
+    /// Packets opened and accepted.
+    pub packets_in: Counter,
+    /// Their inner bytes.
+    pub bytes_in: Counter,
+    /// Packets sealed and handed to the port.
+    pub packets_out: Counter,
+    /// Their inner bytes.
+    pub bytes_out: Counter,
+    /// Packets refused as replayed or too old.
+    pub replays: Counter,
+    /// Packets whose ICV was wrong.
+    pub integrity_failures: Counter,
+    /// CLOCK_BOOTTIME of the last packet accepted, nanoseconds since the worker's origin; 0: none.
+    pub last_in_ns: Counter,
+    /// The same for the last data packet sent.
+    pub last_out_ns: Counter,
+}

@@ -1,0 +1,164 @@
+//! The sending half: seal in place.
+
+use core::ops::Range;
+
+use mitregate_wire::esp::{ALIGN, HEADER_LEN, ICV_LEN, IV_LEN, Spi, TRAILER_LEN, emit_header};
+use serde::{Deserialize, Serialize};
+
+use crate::aead::{Aead, Provider};
+use crate::suite::{CipherSuite, SaKey};
+use crate::{Aad, last_sequence, nonce};
+
+/// Bytes that sealing needs before the inner packet: header and IV.
+pub const HEADROOM: usize = HEADER_LEN + IV_LEN;
+/// Most bytes that sealing needs behind it, TFC padding apart: padding, trailer and ICV.
+pub const MAX_TAILROOM: usize = ALIGN - 1 + TRAILER_LEN + ICV_LEN;
+
+/// Length of the ESP packet around `inner_len` bytes, of which TFC padding may be a part.
+#[must_use]
+pub const fn sealed_len(inner_len: usize) -> usize {
+    HEADROOM + (inner_len + TRAILER_LEN).next_multiple_of(ALIGN) + ICV_LEN
+}
+
+/// Why a packet was not sealed. Its buffer is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum SealError {
+    /// Not enough room before or behind the inner packet, or a range outside the buffer.
+    #[error("no room around the packet")]
+    NoRoom,
+    /// All sequence numbers are used up: the SA must not send again (RFC 4303 §3.3.3).
+    #[error("sequence numbers exhausted")]
+    SeqExhausted,
+}
+
+/// What survives of an outbound SA beside its key: enough to go on sending elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboundState {
+    /// Last sequence number used, 0 for none.
+    pub sequence: u64,
+}
+
+/// An SA that we send on.
+pub struct OutboundSa {
+    aead: Aead,
+    /// Last sequence number used.
+    sequence: u64,
+    last: u64,
+    spi: Spi,
+    salt: [u8; CipherSuite::SALT_LEN],
+    esn: bool,
+}
+
+impl OutboundSa {
+    /// A fresh SA; `spi` is the one that the peer chose. Use a key once: two SAs with one key would
+    /// use the same nonces.
+    #[must_use]
+    pub fn new(spi: Spi, key: &SaKey, provider: Provider, esn: bool) -> Self {
+        let last = last_sequence(esn);
+        Self {
+            aead: key.aead(provider),
+            sequence: 0,
+            last,
+            spi,
+            salt: key.salt(),
+            esn,
+        }
+    }
+
+    /// Where the packets go.
+    #[must_use]
+    pub const fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// Last sequence number used, 0 for none.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Packets that can still be sealed.
+    #[must_use]
+    pub const fn remaining(&self) -> u64 {
+        self.last - self.sequence
+    }
+
+    /// Bytes before and, at most, behind the inner packet.
+    #[must_use]
+    pub const fn overhead(&self) -> (usize, usize) {
+        (HEADROOM, MAX_TAILROOM)
+    }
+
+    /// Seals the packet that lies in `buf[inner]` in place and returns the range of the whole ESP
+    /// packet, from SPI to ICV. `tfc_pad` zero bytes follow the inner packet (RFC 4303 §2.7), which
+    /// must then tell its own length.
+    ///
+    /// The IV is the sequence number: it never repeats under one key (RFC 4106 §3.1).
+    pub fn seal(
+        &mut self,
+        buf: &mut [u8],
+        inner: Range<usize>,
+        next_header: u8,
+        tfc_pad: usize,
+    ) -> Result<Range<usize>, SealError> {
+        let start = inner.start.checked_sub(HEADROOM).ok_or(SealError::NoRoom)?;
+        let inner_len = inner
+            .end
+            .checked_sub(inner.start)
+            .ok_or(SealError::NoRoom)?;
+        let content = inner_len.checked_add(tfc_pad).ok_or(SealError::NoRoom)?;
+        let end = content
+            .checked_add(ALIGN - 1 + TRAILER_LEN + ICV_LEN)
+            .and_then(|_| start.checked_add(sealed_len(content)))
+            .ok_or(SealError::NoRoom)?;
+        let packet = buf.get_mut(start..end).ok_or(SealError::NoRoom)?;
+        if self.sequence >= self.last {
+            return Err(SealError::SeqExhausted);
+        }
+        // Counted before the cipher runs: whatever happens, this nonce is spent.
+        self.sequence += 1;
+        let sequence = self.sequence;
+
+        let (head, rest) = packet.split_at_mut(HEADROOM);
+        let (text, icv) = rest.split_at_mut(rest.len() - ICV_LEN);
+        #[allow(clippy::cast_possible_truncation)] // the header carries the low half
+        let _ = emit_header(self.spi.get(), sequence as u32, head);
+        let iv = sequence.to_be_bytes();
+        head[HEADER_LEN..].copy_from_slice(&iv);
+
+        let (_, trailer) = text.split_at_mut(inner_len);
+        let (tfc, trailer) = trailer.split_at_mut(tfc_pad);
+        tfc.fill(0);
+        let pad_len = trailer.len() - TRAILER_LEN;
+        // Padding is 1, 2, 3, … (RFC 4303 §2.4); the last two bytes are then written over.
+        for (byte, value) in trailer.iter_mut().zip(1..) {
+            *byte = value;
+        }
+        #[allow(clippy::cast_possible_truncation)] // less than ALIGN
+        trailer[pad_len..].copy_from_slice(&[pad_len as u8, next_header]);
+
+        let aad = Aad::new(self.spi, sequence, self.esn);
+        // Only a text beyond the cipher's limit (tens of gigabytes) can fail.
+        let tag = self
+            .aead
+            .seal(nonce(self.salt, iv), aad.as_bytes(), text)
+            .map_err(|_| SealError::NoRoom)?;
+        icv.copy_from_slice(&tag);
+        Ok(start..end)
+    }
+
+    /// For serialising.
+    #[must_use]
+    pub const fn state(&self) -> OutboundState {
+        OutboundState {
+            sequence: self.sequence,
+        }
+    }
+
+    /// Takes over from a former owner of the same key: goes on at least `jump` numbers above what
+    /// `state` says, which must cover what was sent since it was saved. Never goes back.
+    pub fn restore(&mut self, state: OutboundState, jump: u64) {
+        let target = state.sequence.saturating_add(jump).min(self.last);
+        self.sequence = self.sequence.max(target);
+    }
+}
