@@ -1,3 +1,4 @@
+use crate::socket::Mode;
 use std::fmt;
 use std::io;
 
@@ -61,11 +62,11 @@ pub enum XskError {
 }
 
 impl XskError {
-    /// True if the device cannot work in the mode that the shared memory already has (a zero-copy
-    /// NIC and a veth, for example): give this port a memory of its own, and copy between the two.
+    /// True if the device cannot work in the zero-copy mode that the shared memory has (a veth beside
+    /// a NIC, for example): give this port a memory of its own, and copy between the two.
     pub fn is_mode_mismatch(&self) -> bool {
-        matches!(self, Self::Socket(error) if error.step == Step::BindShared
-            && error.source.raw_os_error() == Some(libc::EOPNOTSUPP))
+        matches!(self, Self::Socket(error) if error.step == Step::BindShared(Mode::ZeroCopy)
+            && !matches!(error.source.raw_os_error(), Some(libc::EBUSY | libc::ENODEV)))
     }
 }
 
@@ -84,8 +85,8 @@ pub enum Step {
     BusyPoll,
     /// `bind` with a memory of its own.
     Bind,
-    /// `bind` with XDP_SHARED_UMEM.
-    BindShared,
+    /// `bind` with XDP_SHARED_UMEM, to a memory in this mode.
+    BindShared(Mode),
     /// XDP_OPTIONS.
     ReadMode,
 }
@@ -99,7 +100,8 @@ impl fmt::Display for Step {
             Self::MapRing => "map a ring",
             Self::BusyPoll => "set busy polling",
             Self::Bind => "bind",
-            Self::BindShared => "bind with shared packet memory",
+            Self::BindShared(Mode::Copy) => "bind with shared packet memory",
+            Self::BindShared(Mode::ZeroCopy) => "bind with shared packet memory in zero-copy mode",
             Self::ReadMode => "read the mode",
         })
     }
@@ -121,35 +123,35 @@ pub struct SocketError {
 
 fn advice(step: Step, source: &io::Error) -> &'static str {
     match (step, source.raw_os_error().unwrap_or(0)) {
+        (Step::BusyPoll, libc::EPERM) => "; needs CAP_NET_ADMIN, or leave busy polling off",
         (_, libc::EPERM | libc::EACCES) => {
-            "; needs CAP_NET_RAW and CAP_NET_ADMIN (run as root, or give them by \
-             AmbientCapabilities=), and no seccomp or LSM rule against AF_XDP"
+            "; needs CAP_NET_RAW (root, or AmbientCapabilities= in the unit), and no seccomp or LSM \
+             rule against AF_XDP"
         }
         (Step::Create, libc::EAFNOSUPPORT) => "; the kernel is built without CONFIG_XDP_SOCKETS",
         // The kernel answers a memlock limit with ENOBUFS, and a failed pin with ENOMEM.
         (Step::RegisterMemory, libc::ENOBUFS | libc::ENOMEM) => {
-            "; the memory lock limit is too low: raise it (ulimit -l, LimitMEMLOCK=) or give \
-             CAP_IPC_LOCK, or ask for fewer frames"
+            "; raise the memory lock limit (ulimit -l, LimitMEMLOCK=), give CAP_IPC_LOCK, or ask \
+             for fewer frames"
         }
-        (_, libc::ENOMEM | libc::ENOBUFS) => "; the kernel lacks memory: smaller rings need less",
-        (Step::Bind | Step::BindShared, libc::EBUSY) => {
+        (_, libc::ENOMEM | libc::ENOBUFS) => "; the kernel lacks memory: make the rings smaller",
+        (Step::Bind | Step::BindShared(_), libc::EBUSY) => {
             "; another AF_XDP socket has this queue: stop the program that holds it \
              (`ss --xdp -p` shows it) or choose another queue"
         }
-        (_, libc::ENODEV) => "; no such interface in this thread's network namespace",
-        (Step::Bind | Step::BindShared, libc::EINVAL) => {
-            "; the interface has no such queue (`ethtool -l` shows how many), or a packet \
-             larger than a frame is possible: check the queue number and the MTU"
-        }
-        (Step::BindShared, libc::EOPNOTSUPP) => {
-            "; the device cannot work in the mode of the shared memory: give it a memory of its own"
+        (_, libc::ENODEV) => "; this thread's network namespace has no such interface",
+        (Step::Bind | Step::BindShared(_), libc::EINVAL) => {
+            "; the interface has no such queue (`ethtool -l` shows how many)"
         }
         (Step::Bind, libc::EOPNOTSUPP) => {
             "; the driver has no zero-copy: ask for mode auto or copy"
         }
+        (Step::BindShared(_), libc::EOPNOTSUPP) => {
+            "; the driver has no zero-copy: give it a packet memory of its own"
+        }
         (_, libc::ENETDOWN) => "; set the interface up first",
         (Step::BusyPoll, libc::ENOPROTOOPT) => {
-            "; the kernel has no such busy-poll option: leave busy polling off"
+            "; the kernel (before 5.11) does not know it: leave busy polling off"
         }
         _ => "",
     }

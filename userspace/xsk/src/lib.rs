@@ -22,7 +22,8 @@
 //! | `pool` | free frames of one worker, with a reserve for control packets |
 //! | `ring` | single-producer single-consumer rings, the kernel's and ours |
 //! | `port` | what the worker sees: [`Port`]; the four rings and their accounting |
-//! | `socket` | the system calls: [`XskPort`] |
+//! | `socket` | an AF_XDP socket as a port: [`XskPort`] |
+//! | `sys` | its system calls |
 //! | `memory` | the same port without a kernel: [`MemoryPort`] |
 //! | `error` | what went wrong, where, and what to do about it |
 
@@ -33,6 +34,7 @@ mod pool;
 mod port;
 mod ring;
 mod socket;
+mod sys;
 mod umem;
 
 pub use error::{SocketError, Step, XskError};

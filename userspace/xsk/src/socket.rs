@@ -2,25 +2,12 @@ use crate::error::{SocketError, Step, XskError};
 use crate::frame::Frame;
 use crate::pool::FramePool;
 use crate::port::{Port, PortFrames, PortStats, RingSizes, Rings};
-use crate::ring::{Consumer, Producer};
-use crate::umem::{Mapping, Umem};
+use crate::sys;
+use crate::umem::Umem;
 use std::collections::VecDeque;
-use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A queue that was let go of a moment ago is free again after a while only (the kernel clears it
-/// in a work queue), so a restarted daemon waits this long for it.
-const BUSY_RETRIES: u32 = 50;
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
-
-// Not in libc for Linux (asm-generic/socket.h; linux/if_xdp.h since 6.17).
-const SO_BUSY_POLL: libc::c_int = 46;
-const SO_PREFER_BUSY_POLL: libc::c_int = 69;
-const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
-const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
 /// What mode to ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,11 +53,13 @@ pub struct XskConfig<'a> {
     pub mode: ModeRequest,
     /// Optional busy polling.
     pub busy_poll: Option<BusyPoll>,
+    /// Packets that one system call sends in copy mode, if the kernel lets us choose (6.17); else 32.
+    pub tx_budget: u32,
     /// SO_SNDBUF in bytes: limits what is under way in copy mode. The system's default of 212992 is
     /// too small for a full ring.
     pub send_buffer: u32,
-    /// A socket that has registered the same memory. It may be on another device, and in another
-    /// network namespace.
+    /// A socket with the same memory, on another device or queue; its network namespace may be
+    /// another one, too.
     pub shared_with: Option<&'a XskPort>,
 }
 
@@ -84,6 +73,7 @@ impl<'a> XskConfig<'a> {
             rings: RingSizes::default(),
             mode: ModeRequest::Auto,
             busy_poll: None,
+            tx_budget: 128,
             send_buffer: 16 << 20,
             shared_with: None,
         }
@@ -132,8 +122,88 @@ impl XskPort {
     /// and frames were posted by [`Port::refill`]. For zero-copy many drivers want the program
     /// attached first.
     pub fn open(config: &XskConfig<'_>) -> Result<Self, XskError> {
-        let _ = (config, Step::Create, BUSY_RETRIES, BUSY_PAUSE);
-        Err(XskError::SharedMemory)
+        let XskConfig {
+            ifindex,
+            queue,
+            umem,
+            rings: sizes,
+            shared_with,
+            ..
+        } = config;
+        sizes.check()?;
+        if shared_with.is_some_and(|port| !Arc::ptr_eq(port.umem(), umem)) {
+            return Err(XskError::SharedMemory);
+        }
+        let failed = |step| {
+            move |source| SocketError {
+                interface: sys::name_of(*ifindex),
+                queue: *queue,
+                step,
+                source,
+            }
+        };
+
+        let socket = sys::create().map_err(failed(Step::Create))?;
+        sys::raise_send_buffer(&socket, config.send_buffer);
+        if shared_with.is_none() {
+            sys::set(
+                &socket,
+                libc::SOL_XDP,
+                libc::XDP_UMEM_REG,
+                &umem.registration(),
+            )
+            .map_err(failed(Step::RegisterMemory))?;
+        }
+        for (ring, size) in [
+            (libc::XDP_UMEM_FILL_RING, sizes.fill),
+            (libc::XDP_UMEM_COMPLETION_RING, sizes.completion),
+            (libc::XDP_RX_RING, sizes.rx),
+            (libc::XDP_TX_RING, sizes.tx),
+        ] {
+            sys::set(&socket, libc::SOL_XDP, ring, &size).map_err(failed(Step::CreateRing))?;
+        }
+        // Without it the kernel sends 32 at a time, and `kick` goes on until all is sent.
+        let _ = sys::set_tx_budget(&socket, config.tx_budget.clamp(32, sizes.tx));
+        let rings = sys::map_rings(&socket, *sizes, umem).map_err(failed(Step::MapRing))?;
+        if let Some(busy_poll) = config.busy_poll {
+            sys::set_busy_poll(&socket, busy_poll).map_err(failed(Step::BusyPoll))?;
+        }
+
+        let (step, flags) = match (shared_with, config.mode) {
+            // A shared bind takes no flags of its own, it has those of the first.
+            (Some(port), _) => (Step::BindShared(port.mode), libc::XDP_SHARED_UMEM),
+            (None, mode) => {
+                let mode = match mode {
+                    // Neither flag: the kernel tries zero-copy and falls back by itself.
+                    ModeRequest::Auto => 0,
+                    ModeRequest::ZeroCopy => libc::XDP_ZEROCOPY,
+                    ModeRequest::Copy => libc::XDP_COPY,
+                };
+                (Step::Bind, mode | libc::XDP_USE_NEED_WAKEUP)
+            }
+        };
+        sys::bind(
+            &socket,
+            *ifindex,
+            *queue,
+            flags,
+            shared_with.map(XskPort::socket_fd),
+        )
+        .map_err(failed(step))?;
+        let options: libc::xdp_options =
+            sys::get(&socket, libc::XDP_OPTIONS).map_err(failed(Step::ReadMode))?;
+        let zero_copy = options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0;
+        let mode = if zero_copy {
+            Mode::ZeroCopy
+        } else {
+            Mode::Copy
+        };
+        Ok(Self {
+            rings,
+            socket,
+            mode,
+            busy_poll: config.busy_poll.is_some(),
+        })
     }
 
     /// What [`XskConfig::mode`] led to.
@@ -144,6 +214,23 @@ impl XskPort {
     /// The socket, for the XSKMAP.
     pub fn socket_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    fn wake(&mut self, wake: fn(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
+        let result = wake(&self.socket);
+        let stats = &mut self.rings.stats;
+        stats.kicks += 1;
+        let Err(error) = result else { return Ok(()) };
+        match error.raw_os_error() {
+            // Out of budget, of send buffer or of memory, or the device's queue is full.
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::EINTR) => {}
+            // In copy mode: the device dropped a packet, its frame comes back as if sent.
+            Some(libc::EBUSY) if self.mode == Mode::Copy => stats.tx_dropped += 1,
+            Some(libc::EBUSY) => {}
+            _ => return Err(error),
+        }
+        stats.kicks_refused += 1;
+        Ok(())
     }
 }
 
@@ -169,6 +256,30 @@ impl Port for XskPort {
     }
 
     fn kick(&mut self) -> io::Result<()> {
+        let mut pending = self.rings.tx_pending();
+        match self.mode {
+            Mode::ZeroCopy => {
+                if pending > 0 && (self.busy_poll || self.rings.tx.needs_wakeup()) {
+                    self.wake(sys::wake_tx)?;
+                } else if self.busy_poll || self.rings.fill_needs_wakeup() {
+                    self.wake(sys::wake_rx)?;
+                }
+            }
+            Mode::Copy if pending == 0 && self.busy_poll => {
+                self.wake(sys::wake_rx)?;
+            }
+            // The flag is always set for TX in copy mode, and never for RX.
+            Mode::Copy => {
+                while pending > 0 {
+                    self.wake(sys::wake_tx)?;
+                    let left = self.rings.tx_pending();
+                    if left == pending {
+                        break;
+                    }
+                    pending = left;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -181,7 +292,12 @@ impl Port for XskPort {
     }
 
     fn stats(&self) -> PortStats {
-        self.rings.stats
+        let kernel = sys::get::<libc::xdp_statistics>(&self.socket, libc::XDP_STATISTICS);
+        let kernel = kernel.map_or_else(|_| KernelStats::default(), KernelStats::from);
+        PortStats {
+            kernel,
+            ..self.rings.stats
+        }
     }
 
     fn frames(&self) -> PortFrames {
@@ -190,5 +306,18 @@ impl Port for XskPort {
 
     fn umem(&self) -> &Arc<Umem> {
         self.rings.umem()
+    }
+}
+
+impl From<libc::xdp_statistics> for KernelStats {
+    fn from(stats: libc::xdp_statistics) -> Self {
+        Self {
+            rx_dropped: stats.rx_dropped,
+            rx_invalid_descs: stats.rx_invalid_descs,
+            tx_invalid_descs: stats.tx_invalid_descs,
+            rx_ring_full: stats.rx_ring_full,
+            rx_fill_ring_empty: stats.rx_fill_ring_empty_descs,
+            tx_ring_empty: stats.tx_ring_empty_descs,
+        }
     }
 }
