@@ -3,15 +3,15 @@
 #![no_main]
 
 use aya_ebpf::{
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT},
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
     btf_maps::{HashMap, LruHashMap, PerCpuArray, XskMap},
     helpers::bpf_ktime_get_ns,
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
 use mitregate_ebpf_common::{
-    AddressKey, Count, FRAGMENT_LIFETIME_NS, FragmentKey, MAX_ADDRESSES, MAX_FRAGMENTED, MAX_QUEUES,
-    NO_SOCKET, PACKETS, Packet, Role, Tables, Verdict, classify,
+    AddressKey, Count, FRAGMENT_LIFETIME_NS, FragmentKey, MAX_ADDRESSES, MAX_FRAGMENTED,
+    MAX_QUEUES, NO_SOCKET, PACKETS, Packet, Role, Tables, Verdict, classify,
 };
 
 #[btf_map]
@@ -59,7 +59,10 @@ struct Frame {
 impl Frame {
     #[inline(always)]
     fn of(ctx: &XdpContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end() }
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+        }
     }
 }
 
