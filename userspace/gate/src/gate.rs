@@ -1,0 +1,634 @@
+//! The state machine of one tunnel.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+
+use mitregate_esp::ids::EpochId;
+use mitregate_wire::echo::{self, Echo, Kind};
+use mitregate_wire::esp::Spi;
+use rand_core::Rng;
+
+use crate::{
+    EchoRefusal, EpochView, GateConfig, GateCounters, GateEvent, Input, Installed, Output, Proof,
+    Proven, Reason, Release, Role, State, UserPing, UserPingEvent,
+    epoch::Epoch,
+    escalation::{Escalation, Step},
+    liveness::Liveness,
+    probe::Expired,
+    responder::Bucket,
+    user_ping::UserRun,
+};
+
+/// Unproven epochs that a tunnel may have at a time; a further one displaces the oldest.
+const UNPROVEN_EPOCHS: usize = 2;
+/// User pings that a tunnel serves at a time; a further one ends the oldest.
+const USER_PINGS: usize = 4;
+
+/// The gate of one tunnel. See the [crate's documentation](crate).
+///
+/// After each `handle_*` call take [`Output`]s until there are none, and ask again when to call
+/// [`handle_timeout`](Self::handle_timeout).
+#[derive(Debug)]
+pub struct Gate {
+    config: GateConfig,
+    epochs: Vec<Epoch>,
+    /// The epoch that carries data.
+    active: Option<EpochId>,
+    escalation: Escalation,
+    liveness: Option<Liveness>,
+    users: Vec<UserRun>,
+    bucket: Bucket,
+    warned_optimistic: bool,
+    counters: GateCounters,
+    outputs: VecDeque<Output>,
+}
+
+impl Gate {
+    /// A gate without epochs.
+    #[must_use]
+    pub fn new(config: GateConfig) -> Self {
+        Self {
+            bucket: Bucket::full(&config.echo),
+            config,
+            epochs: Vec::new(),
+            active: None,
+            escalation: Escalation::new(),
+            liveness: None,
+            users: Vec::new(),
+            warned_optimistic: false,
+            counters: GateCounters::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes what happened.
+    pub fn handle(&mut self, now: Duration, input: Input<'_>, rng: &mut dyn Rng) {
+        match input {
+            Input::Installed(installed) => self.installed(now, &installed, rng),
+            Input::Echo { epoch, echo } => self.echo(now, epoch, &echo, rng),
+            Input::FirstInbound { epoch, data } => self.first_inbound(now, epoch, data),
+            Input::Deleted { epoch, by_peer } => self.deleted(now, epoch, by_peer, rng),
+            Input::RekeyDue { epoch } => {
+                if self.active == Some(epoch) {
+                    let step = Step::Rekey { replaces: epoch };
+                    self.escalation
+                        .request(now, step, Reason::Lifetime, &self.config, rng);
+                }
+            }
+            Input::RekeyFailed => self.escalation.rekey_failed(now),
+            Input::Activity(activity) => {
+                if let (Some(live), Some(idle)) = (&mut self.liveness, &self.config.idle) {
+                    live.activity(now, activity, idle);
+                }
+            }
+            Input::PathChanged => self.check_active(now, rng),
+            Input::UserPing(request) => self.user_ping(now, &request, rng),
+            Input::UserPingStop { token } => {
+                for run in self.users.iter_mut().filter(|run| run.token == token) {
+                    run.stop();
+                }
+            }
+        }
+        self.escalate(now);
+        self.serve_users(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Duration, rng: &mut dyn Rng) {
+        for at in 0..self.epochs.len() {
+            if self.epochs[at].probe.deadline().is_some_and(|t| t <= now) {
+                self.probe_expired(now, at, rng);
+            }
+        }
+        if let (Some(live), Some(idle)) = (&mut self.liveness, &self.config.idle) {
+            let active = self.active;
+            let epoch = self
+                .epochs
+                .iter()
+                .find(|e| Some(e.id) == active && e.peer_echo);
+            let suspect = epoch.is_some_and(|e| e.state == State::Suspect);
+            if epoch.is_some_and(|e| !e.probe.running()) && live.tick(now, suspect, idle) {
+                self.check_active(now, rng);
+            }
+        }
+        self.drain(now);
+        self.escalate(now);
+        self.serve_users(now);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let epochs = self
+            .epochs
+            .iter()
+            .flat_map(|e| [e.probe.deadline(), e.drain_deadline]);
+        let live = self
+            .liveness
+            .as_ref()
+            .filter(|_| self.active_can_be_asked());
+        epochs
+            .flatten()
+            .chain(self.escalation.deadline())
+            .chain(live.map(Liveness::deadline))
+            .chain(
+                self.users
+                    .iter()
+                    .map(|run| run.deadline(self.config.user_ping_timeout)),
+            )
+            .min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The epochs, oldest first.
+    pub fn epochs(&self) -> impl Iterator<Item = EpochView> + '_ {
+        self.epochs.iter().map(|epoch| epoch.view(self.active))
+    }
+
+    /// The epoch that carries data.
+    #[must_use]
+    pub fn active(&self) -> Option<EpochId> {
+        self.active
+    }
+
+    /// Counts since the gate was made.
+    #[must_use]
+    pub fn counters(&self) -> GateCounters {
+        self.counters
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn config(&self) -> &GateConfig {
+        &self.config
+    }
+
+    fn installed(&mut self, now: Duration, installed: &Installed, rng: &mut dyn Rng) {
+        if self.position(installed.epoch).is_some() {
+            return;
+        }
+        self.escalation.satisfied();
+        let id = self.fresh_ping_id(rng);
+        self.epochs.push(Epoch::new(now, installed, id));
+        self.displace_unproven(now);
+        let Some(at) = self.position(installed.epoch) else {
+            return;
+        };
+        if installed.peer_echo {
+            if self.config.role == Role::Client {
+                self.begin_probe(now, at, self.config.tries, rng);
+            }
+        } else if self.active.is_none() {
+            self.prove(now, at, Proof::Released(Release::FirstSa));
+        } else if installed.initiated {
+            self.prove(now, at, Proof::Released(Release::RekeyAnswered));
+        }
+    }
+
+    fn echo(&mut self, now: Duration, epoch: EpochId, echo: &Echo<'_>, rng: &mut dyn Rng) {
+        let Some(at) = self.position(epoch) else {
+            return;
+        };
+        if let Some(live) = &mut self.liveness {
+            live.heard(now);
+        }
+        self.heard(now, at);
+        match echo.kind {
+            Kind::Request { return_spi } => {
+                self.answer(now, at, echo, return_spi);
+                if self.config.role == Role::Server && self.epochs[at].is_unproven() {
+                    self.server_probe(now, at, rng);
+                }
+            }
+            Kind::Response => self.answered(now, at, echo),
+        }
+    }
+
+    /// The client's ping is there: its NAT is bound, and our own direction can be asked for.
+    fn server_probe(&mut self, now: Duration, at: usize, rng: &mut dyn Rng) {
+        if self.epochs[at].peer_echo && !self.epochs[at].probe.running() {
+            self.begin_probe(now, at, self.config.tries, rng);
+        }
+    }
+
+    fn answer(&mut self, now: Duration, at: usize, request: &Echo<'_>, return_spi: Option<Spi>) {
+        let Some(response) = request.response() else {
+            return;
+        };
+        let on = match return_spi {
+            None => Some(at),
+            // Only to the same peer, and not on an epoch that the peer has not opened yet.
+            Some(spi) => self.epochs.iter().position(|e| e.spi_out == spi && e.heard),
+        };
+        let refusal = match on {
+            None => EchoRefusal::ForeignReturnSpi,
+            Some(_) if !self.bucket.take(now, &self.config.echo) => EchoRefusal::RateLimited,
+            Some(on) => {
+                self.epochs[at].peer_pinged = Some(now);
+                self.counters.echoes_answered += 1;
+                self.send(on, &response);
+                return;
+            }
+        };
+        self.counters.echoes_refused += 1;
+        self.event(GateEvent::EchoRefused {
+            epoch: self.epochs[at].id,
+            refusal,
+        });
+    }
+
+    fn answered(&mut self, now: Duration, at: usize, response: &Echo<'_>) {
+        let epoch = self.epochs[at].id;
+        if let Some(sent) = self.epochs[at].probe.answered(response.id, response.seq) {
+            let rtt = now.saturating_sub(sent);
+            self.counters.pings_answered += 1;
+            self.event(GateEvent::PingAnswered { epoch, rtt });
+            self.ping_succeeded(now, at, rtt);
+            return;
+        }
+        let run = self.users.iter_mut().find(|run| run.id == response.id);
+        if let Some((token, rtt)) =
+            run.and_then(|run| Some((run.token, run.answered(now, response.seq)?)))
+        {
+            let (seq, size) = (response.seq, response.data.len());
+            let event = UserPingEvent::Reply {
+                epoch,
+                seq,
+                rtt,
+                size,
+            };
+            self.event(GateEvent::UserPing { token, event });
+            self.ping_succeeded(now, at, rtt);
+        }
+    }
+
+    fn ping_succeeded(&mut self, now: Duration, at: usize, rtt: Duration) {
+        let epoch = &mut self.epochs[at];
+        epoch.last_rtt = Some(rtt);
+        epoch.probe.stop();
+        if self.active == Some(epoch.id) {
+            epoch.proof = Some(Proof::Ping(rtt));
+            if let Some(live) = &mut self.liveness {
+                live.answered(now);
+            }
+            if self.epochs[at].state == State::Suspect {
+                self.counters.recovered += 1;
+                self.set_state(now, at, State::Proven);
+                self.escalation.reset();
+            }
+        } else if self.epochs[at].is_unproven() {
+            self.prove(now, at, Proof::Ping(rtt));
+        }
+    }
+
+    fn first_inbound(&mut self, now: Duration, epoch: EpochId, data: bool) {
+        let Some(at) = self.position(epoch) else {
+            return;
+        };
+        self.heard(now, at);
+        if !data {
+            return;
+        }
+        self.epochs[at].peer_data = true;
+        // A gated client sends its first data on the epoch that it has just chosen. So this also settles
+        // which of two epochs counts when both ends proved them in a different order.
+        let chosen = self.config.role == Role::Server && self.epochs[at].peer_echo;
+        if chosen && self.active != Some(epoch) {
+            self.epochs[at].probe.stop();
+            self.prove(now, at, Proof::PeerData);
+        }
+    }
+
+    /// Something authenticated came in on this epoch.
+    fn heard(&mut self, now: Duration, at: usize) {
+        self.epochs[at].heard = true;
+        if !self.epochs[at].peer_echo && self.epochs[at].is_unproven() {
+            self.prove(now, at, Proof::Released(Release::InboundOnNew));
+        }
+    }
+
+    fn deleted(&mut self, now: Duration, epoch: EpochId, by_peer: bool, rng: &mut dyn Rng) {
+        if self.position(epoch).is_none() {
+            return;
+        }
+        let was_active = self.active == Some(epoch);
+        if was_active {
+            self.active = None;
+            self.fall_back(now, epoch, by_peer);
+        }
+        self.remove(now, epoch);
+        if self.active.is_none() && was_active {
+            self.liveness = None;
+            if by_peer && self.config.role == Role::Client && self.unproven() == 0 {
+                let (step, reason) = (Step::NewSession, Reason::Deleted);
+                self.escalation
+                    .request(now, step, reason, &self.config, rng);
+            }
+        }
+    }
+
+    /// The active epoch goes; another that may carry data takes its place.
+    fn fall_back(&mut self, now: Duration, gone: EpochId, by_peer: bool) {
+        let heir = self
+            .epochs
+            .iter()
+            .rposition(|e| by_peer && e.replaces == Some(gone) && !e.peer_echo && e.is_unproven());
+        if let Some(at) = heir {
+            self.prove(now, at, Proof::Released(Release::OldDeleted));
+            return;
+        }
+        // One that was proven and replaced, and that the peer has not given up: it kept that one.
+        let standby = self.epochs.iter().enumerate().rev().find_map(|(at, e)| {
+            (e.id != gone && e.state == State::Draining && !e.deleting)
+                .then_some(at)
+                .zip(e.proof)
+        });
+        if let Some((at, proof)) = standby {
+            self.prove(now, at, proof);
+        }
+    }
+
+    /// The epoch carries data from now on; what it replaces drains.
+    fn prove(&mut self, now: Duration, at: usize, proof: Proof) {
+        let epoch = self.epochs[at].id;
+        let before = self.active.replace(epoch);
+        self.epochs[at].proof = Some(proof);
+        self.epochs[at].drain_deadline = None;
+        self.set_state(now, at, State::Proven);
+        if proof.is_proof() {
+            self.counters.proven += 1;
+        } else {
+            self.counters.released += 1;
+            if !self.warned_optimistic {
+                self.warned_optimistic = true;
+                self.event(GateEvent::Optimistic { epoch });
+            }
+        }
+        self.escalation.reset();
+        self.outputs
+            .push_back(Output::Activate(Proven::new(epoch, proof)));
+        if let Some(idle) = &self.config.idle {
+            match &mut self.liveness {
+                Some(live) => live.restart(now, idle),
+                None => self.liveness = Some(Liveness::new(now, idle)),
+            }
+        }
+        let first_look = now + self.config.drain_min;
+        for other in 0..self.epochs.len() {
+            let e = &mut self.epochs[other];
+            if before == Some(e.id) && e.id != epoch {
+                e.probe.stop();
+                e.drain_deadline = Some(first_look);
+                self.set_state(now, other, State::Draining);
+            } else if e.id != epoch && e.is_unproven() && self.config.role == Role::Client {
+                // The first to be proven wins. On the server the client decides.
+                self.abandon(now, other);
+            }
+        }
+    }
+
+    /// Gives an epoch up: it drains no more than it takes to tell the peer.
+    fn abandon(&mut self, now: Duration, at: usize) {
+        let epoch = &mut self.epochs[at];
+        epoch.probe.stop();
+        epoch.drain_deadline = None;
+        if !epoch.deleting {
+            epoch.deleting = true;
+            let id = epoch.id;
+            self.set_state(now, at, State::Draining);
+            self.outputs.push_back(Output::Delete { epoch: id });
+        }
+    }
+
+    fn displace_unproven(&mut self, now: Duration) {
+        while self.unproven() > UNPROVEN_EPOCHS {
+            let Some(at) = self.epochs.iter().position(Epoch::is_unproven) else {
+                return;
+            };
+            self.abandon(now, at);
+        }
+    }
+
+    fn unproven(&self) -> usize {
+        self.epochs.iter().filter(|e| e.is_unproven()).count()
+    }
+
+    /// Deletes replaced epochs once the peer was seen on the new one, or after the longest time.
+    fn drain(&mut self, now: Duration) {
+        let min = self.config.drain_min;
+        let peer_moved_until = self
+            .active
+            .and_then(|id| self.epochs.iter().find(|e| e.id == id))
+            .and_then(|e| {
+                if e.peer_data {
+                    Some(e.since)
+                } else {
+                    e.peer_pinged
+                }
+            })
+            .map(|moved| moved + min);
+        for at in 0..self.epochs.len() {
+            let epoch = &mut self.epochs[at];
+            if epoch.drain_deadline.is_none_or(|t| t > now) {
+                continue;
+            }
+            let longest = epoch.since + self.config.drain_max;
+            let moved = peer_moved_until.filter(|_| self.config.role == Role::Client);
+            if longest <= now || moved.is_some_and(|t| t <= now) {
+                self.abandon(now, at);
+            } else {
+                let look_again = moved.unwrap_or(now + min).max(now + min / 4);
+                epoch.drain_deadline = Some(look_again.min(longest));
+            }
+        }
+    }
+
+    fn begin_probe(&mut self, now: Duration, at: usize, tries: u32, rng: &mut dyn Rng) {
+        let epoch = &mut self.epochs[at];
+        epoch.probe.begin(now, tries, self.config.ping_timeout);
+        if epoch.proof.is_none() {
+            self.set_state(now, at, State::Probing);
+        }
+        self.ping(now, at, rng);
+    }
+
+    fn ping(&mut self, now: Duration, at: usize, rng: &mut dyn Rng) {
+        let Some((id, seq, wait)) = self.epochs[at].probe.ping(now) else {
+            return;
+        };
+        let deadline = now + self.config.jittered(wait, rng);
+        self.epochs[at]
+            .probe
+            .wait_until(deadline, self.config.grow(wait));
+        self.counters.pings_sent += 1;
+        self.send(at, &request(id, seq, &[]));
+    }
+
+    fn probe_expired(&mut self, now: Duration, at: usize, rng: &mut dyn Rng) {
+        let Some(expired) = self.epochs[at].probe.expired() else {
+            return;
+        };
+        let epoch = self.epochs[at].id;
+        let (Expired::Again(in_a_row) | Expired::Exhausted(in_a_row)) = expired;
+        self.counters.pings_lost += 1;
+        self.event(GateEvent::PingLost { epoch, in_a_row });
+        if self.epochs[at].proof.is_some() {
+            self.set_state(now, at, State::Suspect);
+        }
+        if let Expired::Again(_) = expired {
+            self.ping(now, at, rng);
+            return;
+        }
+        self.set_state(now, at, State::Suspect);
+        if self.config.role == Role::Server {
+            // Rekeys are the client's; its next ping makes us ask again.
+            return;
+        }
+        let (step, reason) = if self.epochs[at].proof.is_some() {
+            (Step::Rekey { replaces: epoch }, Reason::PathLost)
+        } else {
+            (
+                self.escalation.epoch_failed(epoch, &self.config),
+                Reason::Unproven,
+            )
+        };
+        self.escalation
+            .request(now, step, reason, &self.config, rng);
+    }
+
+    /// Pings the epoch that carries data, unless that is under way.
+    fn check_active(&mut self, now: Duration, rng: &mut dyn Rng) {
+        let Some(at) = self.active.and_then(|id| self.position(id)) else {
+            return;
+        };
+        if !self.epochs[at].peer_echo || self.epochs[at].probe.running() {
+            return;
+        }
+        if let (Some(live), Some(idle)) = (&mut self.liveness, &self.config.idle) {
+            live.pinged(now, idle);
+        }
+        self.begin_probe(now, at, self.config.suspect_tries, rng);
+    }
+
+    fn active_can_be_asked(&self) -> bool {
+        self.epochs
+            .iter()
+            .any(|e| self.active == Some(e.id) && e.peer_echo && !e.probe.running())
+    }
+
+    fn escalate(&mut self, now: Duration) {
+        while let Some((step, reason)) = self.escalation.poll(now, &self.config) {
+            self.outputs.push_back(match step {
+                Step::Rekey { replaces } => {
+                    self.counters.rekeys += 1;
+                    Output::Rekey { replaces, reason }
+                }
+                Step::NewSession => {
+                    self.counters.new_sessions += 1;
+                    Output::NewIkeSession { reason }
+                }
+            });
+        }
+    }
+
+    fn user_ping(&mut self, now: Duration, request: &UserPing, rng: &mut dyn Rng) {
+        if self.users.len() == USER_PINGS {
+            self.users[0].stop();
+            self.serve_users(now);
+        }
+        let id = self.fresh_ping_id(rng);
+        self.users.push(UserRun::new(now, request, id));
+    }
+
+    fn serve_users(&mut self, now: Duration) {
+        let on = self.active.and_then(|id| self.position(id));
+        let timeout = self.config.user_ping_timeout;
+        let mut events = Vec::new();
+        let mut users = core::mem::take(&mut self.users);
+        users.retain_mut(|run| {
+            let token = run.token;
+            while let Some(seq) = run.lost(now, timeout) {
+                events.push(GateEvent::UserPing {
+                    token,
+                    event: UserPingEvent::Lost { seq },
+                });
+            }
+            if let Some(seq) = run.send(now)
+                && let Some(at) = on
+            {
+                let data = vec![0; run.size.min(echo::MAX_ECHOED)];
+                self.send(at, &request(run.id, seq, &data));
+            }
+            let done = run.done();
+            if let Some(stats) = done {
+                events.push(GateEvent::UserPing {
+                    token,
+                    event: UserPingEvent::Done(stats),
+                });
+            }
+            done.is_none()
+        });
+        self.users = users;
+        self.outputs.extend(events.into_iter().map(Output::Event));
+    }
+
+    fn send(&mut self, at: usize, echo: &Echo<'_>) {
+        let epoch = self.epochs[at].id;
+        let mut payload = vec![0; echo.emitted_len()];
+        if echo.emit(&mut payload).is_ok() {
+            self.outputs.push_back(Output::SendEcho { epoch, payload });
+        }
+    }
+
+    /// An identifier that no ping under way has.
+    fn fresh_ping_id(&self, rng: &mut dyn Rng) -> u16 {
+        loop {
+            let [a, b, ..] = rng.next_u32().to_be_bytes();
+            let id = u16::from_be_bytes([a, b]);
+            let taken = self.epochs.iter().any(|e| e.probe.id() == id)
+                || self.users.iter().any(|run| run.id == id);
+            if !taken {
+                return id;
+            }
+        }
+    }
+
+    fn remove(&mut self, now: Duration, epoch: EpochId) {
+        if let Some(at) = self.position(epoch) {
+            self.set_state(now, at, State::Dead);
+            self.epochs.remove(at);
+            self.outputs.push_back(Output::Retire { epoch });
+        }
+    }
+
+    fn set_state(&mut self, now: Duration, at: usize, to: State) {
+        let epoch = &mut self.epochs[at];
+        let from = core::mem::replace(&mut epoch.state, to);
+        if from != to {
+            epoch.since = now;
+            let epoch = epoch.id;
+            self.event(GateEvent::State { epoch, from, to });
+        }
+    }
+
+    fn event(&mut self, event: GateEvent) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn position(&self, epoch: EpochId) -> Option<usize> {
+        self.epochs.iter().position(|e| e.id == epoch)
+    }
+}
+
+fn request(id: u16, seq: u16, data: &[u8]) -> Echo<'_> {
+    Echo {
+        kind: Kind::Request { return_spi: None },
+        id,
+        seq,
+        data,
+    }
+}
