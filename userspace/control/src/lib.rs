@@ -1,1 +1,40 @@
-//! Peers and tunnels: IKE, the gate and policy composed, sans-IO.
+//! Connections, tunnels and timers: IKE SAs and gates composed, sans-IO.
+//!
+//! [`Control`] owns every IKE SA and the gate of every tunnel. It is fed with datagrams, with what the
+//! workers report, with an operator's commands and with time; it says what to send, what to install,
+//! activate and retire, and what happened. It owns no socket, thread or clock, so a client, a network and
+//! a gateway run in one thread under virtual time from one seed.
+//!
+//! After each `handle_*` call take [`Output`]s until there are none, and ask [`Control::poll_timeout`]
+//! again. Times are `Duration`s of one monotonic clock (CLOCK_BOOTTIME in the daemon).
+//!
+//! What it does of its own accord:
+//!
+//! - a connection whose child has `start_action = start` is brought up, and brought up again, for ever;
+//! - a rekey, a new IKE SA beside a dead one, deletes and retirements, as the gate asks;
+//! - keepalives towards a NAT (RFC 3948 §4), liveness checks of silent peers (RFC 7296 §2.4);
+//! - a restarted client's new IKE SA is accepted beside the old one, which goes when an epoch of the new
+//!   one is proven: a tunnel that works is never torn down on a mere claim.
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod config;
+mod control;
+mod view;
+
+pub use api::{
+    AddTunnel, Command, CommandError, ControlEvent, DataEvent, Datagram, Install, Outer, Output,
+    Ticket,
+};
+pub use config::{ChildConfig, Config, ConfigError, ConnectionConfig, StartAction};
+pub use control::Control;
+pub use mitregate_gate::{
+    EchoLimit, GateConfig, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
+};
+pub use mitregate_ike::{
+    Encap, EncapMode, EspProposal, Identity, IkeProposal, ProposalError, Psk, Retransmit,
+};
+pub use view::{
+    ConnectionView, EpochView, GateCountersView, IkeSaView, ListView, SelectorView, TunnelView,
+};

@@ -1,0 +1,186 @@
+//! What is configured, in swanctl's words.
+
+use core::net::IpAddr;
+use core::time::Duration;
+use std::collections::BTreeSet;
+
+use mitregate_esp::Provider;
+use mitregate_gate::GateConfig;
+use mitregate_ike::{EncapMode, EspProposal, Identity, IkeProposal, Psk, Retransmit};
+use mitregate_wire::TrafficSelector;
+
+/// Everything that control needs to know. Tunnels keep the order of the connections and of their
+/// children: it is the order of the policy (RFC 4301 §4.4.1).
+pub struct Config {
+    /// Whose code ciphers ESP.
+    pub provider: Provider,
+    /// Worker threads, at least one; tunnels are spread over them.
+    pub workers: u8,
+    /// Replay window of inbound SAs, packets.
+    pub replay_window: u32,
+    /// IKE SAs of peers that have not authenticated yet, at most; further ones are not answered.
+    pub half_open_limit: usize,
+    /// In order.
+    pub connections: Vec<ConnectionConfig>,
+}
+
+/// A relation to one peer.
+pub struct ConnectionConfig {
+    /// Unique.
+    pub name: String,
+    /// Our addresses; the first one of the family is where a client starts from. Empty on a server:
+    /// any.
+    pub local_addrs: Vec<IpAddr>,
+    /// The peer's addresses, in the order in which a client tries them. Empty on a server: any.
+    pub remote_addrs: Vec<IpAddr>,
+    /// UDP port of our IKE before a NAT makes it move to 4500.
+    pub local_port: u16,
+    /// The peer's.
+    pub remote_port: u16,
+    /// Who we are.
+    pub local_id: Identity,
+    /// Who the peer is; `None`: whoever knows the secret.
+    pub remote_id: Option<Identity>,
+    /// The shared secret.
+    pub psk: Psk,
+    /// In order of preference.
+    pub proposals: Vec<IkeProposal>,
+    /// How ESP travels.
+    pub encap: EncapMode,
+    /// Repetition of IKE requests.
+    pub retransmit: Retransmit,
+    /// The role of all its tunnels, and how they ping.
+    pub gate: GateConfig,
+    /// At least one.
+    pub children: Vec<ChildConfig>,
+    /// A client replaces the whole IKE SA after this time (make-before-break); zero: never.
+    pub reauth_time: Duration,
+    /// Without anything from the peer for this long, a server asks whether it is there; zero: never.
+    pub dpd_delay: Duration,
+    /// Time between keepalives behind a NAT (RFC 3948 §4); zero: none.
+    pub keepalive: Duration,
+}
+
+/// A tunnel to be: one CHILD_SA after another.
+#[derive(Debug, Clone)]
+pub struct ChildConfig {
+    /// Unique in the connection.
+    pub name: String,
+    /// What we protect on our side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// What the peer protects on its side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// In order of preference.
+    pub esp_proposals: Vec<EspProposal>,
+    /// Whether to bring it up.
+    pub start_action: StartAction,
+    /// Soft lifetime of an epoch; a tenth of it is the jitter, downwards.
+    pub rekey_time: Duration,
+    /// Hard lifetime of an epoch.
+    pub life_time: Duration,
+    /// Packets after which an epoch is replaced.
+    pub rekey_packets: u64,
+    /// Bytes after which an epoch is replaced.
+    pub rekey_bytes: u64,
+}
+
+/// What to do with a child at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAction {
+    /// Wait for the peer, or for a command.
+    None,
+    /// Bring it up, and keep it up.
+    Start,
+}
+
+impl Config {
+    /// Default of [`Self::replay_window`].
+    pub const REPLAY_WINDOW: u32 = 4096;
+    /// Default of [`Self::half_open_limit`].
+    pub const HALF_OPEN_LIMIT: usize = 256;
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let mut names = BTreeSet::new();
+        for connection in &self.connections {
+            if !names.insert(&connection.name) {
+                return Err(ConfigError::DuplicateConnection(connection.name.clone()));
+            }
+            connection.check()?;
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionConfig {
+    /// Default of [`Self::reauth_time`].
+    pub const REAUTH_TIME: Duration = Duration::from_secs(4 * 3600);
+    /// Default of [`Self::dpd_delay`].
+    pub const DPD_DELAY: Duration = Duration::from_secs(120);
+    /// Default of [`Self::keepalive`]: under the 30 s after which the shortest NAT forgets.
+    pub const KEEPALIVE: Duration = Duration::from_secs(20);
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let name = || self.name.clone();
+        if self.children.is_empty() {
+            return Err(ConfigError::NoChildren(name()));
+        }
+        let mut children = BTreeSet::new();
+        for child in &self.children {
+            if !children.insert(&child.name) {
+                return Err(ConfigError::DuplicateChild(name(), child.name.clone()));
+            }
+            if child.start_action == StartAction::Start && self.ends().is_none() {
+                return Err(ConfigError::NobodyToCall(name()));
+            }
+            if child.life_time <= child.rekey_time {
+                return Err(ConfigError::Lifetimes(name(), child.name.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first pair of our and the peer's addresses of one family.
+    pub(crate) fn ends(&self) -> Option<(IpAddr, IpAddr)> {
+        self.remote_addrs.iter().find_map(|remote| {
+            let local = self
+                .local_addrs
+                .iter()
+                .find(|a| a.is_ipv4() == remote.is_ipv4())?;
+            Some((*local, *remote))
+        })
+    }
+}
+
+impl ChildConfig {
+    /// Default of [`Self::rekey_time`].
+    pub const REKEY_TIME: Duration = Duration::from_secs(3600);
+
+    /// The hard lifetime for a soft one: a tenth more, and at least two minutes, which leaves room for
+    /// all pings, escalations and IKE's retransmissions in between.
+    #[must_use]
+    pub fn default_life_time(rekey_time: Duration) -> Duration {
+        rekey_time + (rekey_time / 10).max(Duration::from_secs(120))
+    }
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Two connections of one name.
+    #[error("two connections are named \"{0}\"")]
+    DuplicateConnection(String),
+    /// Two children of one name.
+    #[error("connection \"{0}\": two children are named \"{1}\"")]
+    DuplicateChild(String, String),
+    /// A connection without children.
+    #[error("connection \"{0}\" has no children")]
+    NoChildren(String),
+    /// `start_action = start` without both addresses.
+    #[error(
+        "connection \"{0}\": start_action = \"start\" needs a local and a remote address of one family"
+    )]
+    NobodyToCall(String),
+    /// The hard lifetime leaves no time to rekey.
+    #[error("connection \"{0}\", child \"{1}\": life_time must be longer than rekey_time")]
+    Lifetimes(String, String),
+}

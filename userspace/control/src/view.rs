@@ -1,0 +1,187 @@
+//! What `list-sas` and `stats` show. Times are in milliseconds, SPIs in hexadecimal, as strings where
+//! JSON's numbers would not do.
+
+use serde::Serialize;
+
+/// Everything.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListView {
+    /// As configured.
+    pub connections: Vec<ConnectionView>,
+    /// Oldest first.
+    pub ike_sas: Vec<IkeSaView>,
+    /// In the order of the policy.
+    pub tunnels: Vec<TunnelView>,
+}
+
+/// A configured connection.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConnectionView {
+    /// Its name.
+    pub name: String,
+    /// `client` or `server`.
+    pub role: &'static str,
+    /// Who we are.
+    pub local_id: String,
+    /// Who the peer is; `%any`.
+    pub remote_id: String,
+    /// Our addresses; empty: any.
+    pub local_addrs: Vec<String>,
+    /// The peer's addresses; empty: any.
+    pub remote_addrs: Vec<String>,
+    /// `auto`, `esp` or `udp`.
+    pub encap: &'static str,
+    /// Names of its tunnels, `connection/child`.
+    pub tunnels: Vec<String>,
+}
+
+/// One IKE SA.
+#[derive(Debug, Clone, Serialize)]
+pub struct IkeSaView {
+    /// Its connection; absent until the peer has said who it is.
+    pub connection: Option<String>,
+    /// `connecting`, `established`, `closing` or `dead`.
+    pub state: &'static str,
+    /// Whether we sent the first request.
+    pub initiator: bool,
+    /// Since it began.
+    pub age_ms: u64,
+    /// The SPI that we chose, hexadecimal.
+    pub spi_local: String,
+    /// The SPI that the peer chose, hexadecimal.
+    pub spi_remote: String,
+    /// Where IKE goes from.
+    pub local: String,
+    /// Where IKE goes to.
+    pub remote: String,
+    /// Who the peer proved to be.
+    pub peer_id: Option<String>,
+    /// Its algorithms.
+    pub suite: Option<String>,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is behind a NAT.
+    pub nat_remote: bool,
+    /// Inbound SPIs of its CHILD_SAs, hexadecimal.
+    pub children: Vec<String>,
+}
+
+/// One tunnel.
+#[derive(Debug, Clone, Serialize)]
+pub struct TunnelView {
+    /// Its id in events.
+    pub id: u32,
+    /// `connection/child`.
+    pub name: String,
+    /// `client` or `server`.
+    pub role: &'static str,
+    /// Whether it is kept up from here.
+    pub wanted: bool,
+    /// `proven`, `unproven` (it carries data with a peer that cannot prove), or `down`.
+    pub status: &'static str,
+    /// Whether data waits for an epoch.
+    pub data_waiting: bool,
+    /// The policy.
+    pub selectors: SelectorView,
+    /// Packets received and sent over all its epochs, past ones included.
+    pub packets_in: u64,
+    /// See [`Self::packets_in`].
+    pub packets_out: u64,
+    /// Inner bytes received over all its epochs, past ones included.
+    pub bytes_in: u64,
+    /// Inner bytes sent.
+    pub bytes_out: u64,
+    /// What its gate has counted.
+    pub gate: GateCountersView,
+    /// Oldest first.
+    pub epochs: Vec<EpochView>,
+}
+
+/// Traffic selectors, as swanctl writes them.
+#[derive(Debug, Clone, Serialize)]
+pub struct SelectorView {
+    /// Our side.
+    pub local_ts: Vec<String>,
+    /// The peer's side.
+    pub remote_ts: Vec<String>,
+}
+
+/// One epoch of a tunnel.
+#[derive(Debug, Clone, Serialize)]
+pub struct EpochView {
+    /// Its id.
+    pub id: u64,
+    /// `installed`, `probing`, `proven`, `suspect`, `draining` or `dead`.
+    pub state: &'static str,
+    /// How long it has been in that state.
+    pub state_ms: u64,
+    /// Since it was installed.
+    pub age_ms: u64,
+    /// Whether it carries our data.
+    pub active: bool,
+    /// What lets it carry data: `ping`, `peer-data` or `released:…`.
+    pub proof: Option<String>,
+    /// Round-trip time of the last ping answered on it.
+    pub last_rtt_us: Option<u64>,
+    /// SPI of the inbound SA, hexadecimal.
+    pub spi_in: String,
+    /// SPI of the outbound SA, hexadecimal.
+    pub spi_out: String,
+    /// Cipher of both.
+    pub cipher: String,
+    /// `esp` or `udp`.
+    pub encap: &'static str,
+    /// Our end of the outer path.
+    pub local: String,
+    /// The peer's end of the outer path.
+    pub remote: String,
+    /// Until it is rekeyed; absent when that is not ours to do.
+    pub rekey_in_ms: Option<u64>,
+    /// As negotiated.
+    pub selectors: SelectorView,
+    /// Inner packets received.
+    pub packets_in: u64,
+    /// Inner packets sent.
+    pub packets_out: u64,
+    /// Inner bytes received.
+    pub bytes_in: u64,
+    /// Inner bytes sent.
+    pub bytes_out: u64,
+    /// Packets refused as replayed.
+    pub replays: u64,
+    /// Packets with a wrong ICV.
+    pub integrity_failures: u64,
+}
+
+/// See [`mitregate_gate::GateCounters`].
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct GateCountersView {
+    pub pings_sent: u64,
+    pub pings_answered: u64,
+    pub pings_lost: u64,
+    pub echoes_answered: u64,
+    pub echoes_refused: u64,
+    pub proven: u64,
+    pub released: u64,
+    pub recovered: u64,
+    pub rekeys: u64,
+    pub new_sessions: u64,
+}
+
+impl From<mitregate_gate::GateCounters> for GateCountersView {
+    fn from(c: mitregate_gate::GateCounters) -> Self {
+        Self {
+            pings_sent: c.pings_sent,
+            pings_answered: c.pings_answered,
+            pings_lost: c.pings_lost,
+            echoes_answered: c.echoes_answered,
+            echoes_refused: c.echoes_refused,
+            proven: c.proven,
+            released: c.released,
+            recovered: c.recovered,
+            rekeys: c.rekeys,
+            new_sessions: c.new_sessions,
+        }
+    }
+}
