@@ -1,0 +1,214 @@
+//! The file as it is written: the fields, their names and defaults. What the texts mean is
+//! `convert`'s business.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::secret::InlineSecret;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    #[serde(default)]
+    pub daemon: Daemon,
+    pub outer: Outer,
+    #[serde(default)]
+    pub inner: Inner,
+    #[serde(default)]
+    pub connections: BTreeMap<String, Connection>,
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Secret>,
+}
+
+/// The process.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Daemon {
+    /// Where the command line reaches the daemon.
+    pub control_socket: PathBuf,
+    /// What computes AES and ChaCha: `aws-lc` or `rustcrypto`.
+    pub provider: String,
+    /// Worker threads, one per queue pair.
+    pub workers: u8,
+    /// CPUs for the workers; empty: the scheduler's choice.
+    pub cpus: Vec<usize>,
+    /// A level, or a tracing filter such as `info,mitregate_ike=debug`.
+    pub log: String,
+    /// `human` or `json`.
+    pub log_format: String,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            control_socket: "/run/mitregate/control.sock".into(),
+            provider: "aws-lc".into(),
+            workers: 1,
+            cpus: Vec::new(),
+            log: "info".into(),
+            log_format: "human".into(),
+        }
+    }
+}
+
+/// The side towards the peers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outer {
+    /// Interface name.
+    pub interface: String,
+    /// `auto`, `native` or `generic`.
+    #[serde(default = "auto")]
+    pub xdp_mode: String,
+    /// `auto` or `off`.
+    #[serde(default = "auto")]
+    pub zero_copy: String,
+    /// First receive queue; worker n takes the n-th after it.
+    #[serde(default)]
+    pub queue: u32,
+    /// Descriptors per ring, a power of two.
+    #[serde(default = "ring_size")]
+    pub ring_size: u32,
+    /// Packet buffers of 2 KiB per worker.
+    #[serde(default = "frames")]
+    pub frames: u32,
+    /// Busy polling of the NIC; costs CPU, saves latency.
+    #[serde(default)]
+    pub busy_poll: bool,
+}
+
+/// The side towards the host.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Inner {
+    /// Name of the interface to make.
+    pub interface: String,
+    /// Bytes of the largest inner packet.
+    pub mtu: u32,
+    /// Put on the interface, `address/length`.
+    pub addresses: Vec<String>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self { interface: "mg0".into(), mtu: 1400, addresses: Vec::new() }
+    }
+}
+
+/// One peer, or one kind of peers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Connection {
+    /// `client` or `server`; without it, client if a child starts by itself.
+    pub role: Option<String>,
+    /// Ours.
+    pub local_addrs: Vec<String>,
+    /// Theirs, or `%any` for a server.
+    pub remote_addrs: Vec<String>,
+    /// `auto`, `esp` or `udp`.
+    #[serde(default = "auto")]
+    pub encap: String,
+    /// For the IKE SA.
+    #[serde(default)]
+    pub proposals: Vec<String>,
+    pub local: Auth,
+    pub remote: Auth,
+    #[serde(default)]
+    pub gate: Gate,
+    /// Repetitions of an IKE request before the peer counts as dead.
+    pub retransmit_tries: Option<u32>,
+    /// Wait before the first repetition.
+    pub retransmit_timeout: Option<String>,
+    /// Growth of the wait from one to the next.
+    pub retransmit_base: Option<f64>,
+    /// Longest wait between two.
+    pub retransmit_limit: Option<String>,
+    /// Silence after which the peer is asked for a sign of life.
+    pub dpd_delay: Option<String>,
+    #[serde(default)]
+    pub children: BTreeMap<String, Child>,
+}
+
+/// How one side proves who it is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Only `psk`.
+    #[serde(default = "psk")]
+    pub auth: String,
+    /// Identity; for the remote side also `%any`.
+    pub id: Option<String>,
+}
+
+/// The ping gate.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// Wait for the answer to a first ping.
+    pub ping_timeout: Option<String>,
+    /// Pings on a new epoch before it is given up for a fresh one.
+    pub tries: Option<u32>,
+    /// Each wait is this many times the one before.
+    pub backoff: Option<f64>,
+    /// Each wait is drawn from 1 ± jitter times its length.
+    pub jitter: Option<f64>,
+    /// How long a rekey may take before a new IKE session is begun beside it.
+    pub rekey_patience: Option<String>,
+    /// Unproven epochs in a row before a new IKE session is begun.
+    pub epochs_per_session: Option<u32>,
+}
+
+/// One tunnel.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Child {
+    /// Protected on our side.
+    pub local_ts: Vec<String>,
+    /// Protected on the peer's side.
+    pub remote_ts: Vec<String>,
+    #[serde(default)]
+    pub esp_proposals: Vec<String>,
+    /// `start` or `none`.
+    #[serde(default = "none")]
+    pub start_action: String,
+    /// Age at which a fresh epoch is negotiated.
+    pub rekey_time: Option<String>,
+}
+
+/// One pre-shared key.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secret {
+    /// Whose; empty: everybody's.
+    #[serde(default)]
+    pub ids: Vec<String>,
+    /// The key itself, in a file that nobody else can read.
+    pub secret: Option<InlineSecret>,
+    /// File with nothing but the key.
+    pub secret_file: Option<PathBuf>,
+    /// Name of a systemd credential.
+    pub credential: Option<String>,
+}
+
+fn auto() -> String {
+    "auto".into()
+}
+
+fn none() -> String {
+    "none".into()
+}
+
+fn psk() -> String {
+    "psk".into()
+}
+
+fn ring_size() -> u32 {
+    2048
+}
+
+fn frames() -> u32 {
+    16384
+}
