@@ -49,15 +49,15 @@ unsafe impl<T: Send> Send for Layout<T> {}
 unsafe impl<T: Send> Sync for Layout<T> {}
 
 impl<T> Layout<T> {
-    /// Both ends of a ring on the heap.
-    fn heap(size: u32) -> [Self; 2] {
+    /// Both ends of a ring on the heap, whose indices begin at `first`.
+    fn heap(size: u32, first: u32) -> [Self; 2] {
         assert!(
             size.is_power_of_two(),
             "ring sizes are checked by RingSizes"
         );
         let ring = Arc::new(Heap {
-            producer: Padded::default(),
-            consumer: Padded::default(),
+            producer: Padded(first.into()),
+            consumer: Padded(first.into()),
             flags: Padded::default(),
             entries: (0..size)
                 .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
@@ -153,7 +153,7 @@ pub(crate) struct Consumer<T> {
 
 /// A ring in this process.
 pub(crate) fn heap<T: Copy>(size: u32) -> (Producer<T>, Consumer<T>) {
-    let [a, b] = Layout::heap(size);
+    let [a, b] = Layout::heap(size, 0);
     (Producer::new(a), Consumer::new(b))
 }
 
@@ -289,5 +289,154 @@ impl<T: Copy> Consumer<T> {
             .load(Ordering::Acquire)
             .wrapping_sub(self.next)
             .min(self.size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    fn heap_from<T: Copy>(size: u32, first: u32) -> (Producer<T>, Consumer<T>) {
+        let [a, b] = Layout::heap(size, first);
+        (Producer::new(a), Consumer::new(b))
+    }
+
+    #[test]
+    fn full_then_empty() {
+        let (mut producer, mut consumer) = heap::<u64>(4);
+        for n in 0..4 {
+            assert!(producer.stage(n));
+        }
+        assert!(!producer.stage(4));
+        assert_eq!(consumer.take(), None, "not published yet");
+        producer.publish();
+        assert_eq!((producer.pending(), consumer.waiting()), (4, 4));
+        for n in 0..4 {
+            assert_eq!(consumer.take(), Some(n));
+        }
+        assert_eq!(consumer.take(), None);
+        assert!(!producer.stage(4), "not released yet");
+        consumer.release();
+        assert_eq!(producer.room(4), 4);
+    }
+
+    #[test]
+    fn room_and_available_look_again_only_when_needed() {
+        let (mut producer, mut consumer) = heap::<u64>(8);
+        assert!(producer.stage(1) && producer.stage(2));
+        producer.publish();
+        assert_eq!(consumer.available(1), 2);
+        assert!(producer.stage(3));
+        producer.publish();
+        assert_eq!(
+            consumer.available(2),
+            2,
+            "two suffice: the shared index is not read"
+        );
+        assert_eq!(consumer.available(3), 3);
+        for _ in 0..3 {
+            consumer.take();
+        }
+        consumer.release();
+        assert_eq!(producer.room(5), 5);
+        assert_eq!(producer.room(6), 8);
+    }
+
+    /// Indices of a broken other side make neither too many entries nor a panic.
+    #[test]
+    fn wild_indices_are_cut_to_the_size() {
+        let (mut producer, mut consumer) = heap::<u64>(4);
+        producer.ring.producer().store(1000, Ordering::Relaxed);
+        assert_eq!(consumer.available(u32::MAX), 4);
+        assert_eq!(consumer.waiting(), 4);
+        producer.ring.consumer().store(77, Ordering::Relaxed);
+        assert_eq!(producer.room(5), 0, "more than fits, so the index is read");
+        assert!(!producer.stage(1));
+        assert_eq!(producer.pending(), 4);
+    }
+
+    #[test]
+    fn wakeup_flag() {
+        let (producer, consumer) = heap::<u64>(4);
+        assert!(!producer.needs_wakeup());
+        consumer
+            .ring
+            .flags()
+            .store(libc::XDP_RING_NEED_WAKEUP, Ordering::Relaxed);
+        assert!(producer.needs_wakeup());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+
+        /// Any order of operations on a ring whose indices wrap is that of a queue.
+        #[test]
+        fn like_a_queue(
+            before_wrap in 0_u32..100,
+            operations in prop::collection::vec((0_u8..4, 1_u32..20), 1..200),
+        ) {
+            let (mut producer, mut consumer) = heap_from(16, 0_u32.wrapping_sub(before_wrap));
+            let (mut staged, mut published) = (VecDeque::new(), VecDeque::new());
+            let (mut unreleased, mut next) = (0, 0_u64);
+            for (operation, count) in operations {
+                match operation {
+                    0 => for _ in 0..count {
+                        let full = staged.len() + published.len() + unreleased == 16;
+                        prop_assert_eq!(producer.stage(next), !full);
+                        if !full {
+                            staged.push_back(next);
+                            next += 1;
+                        }
+                    },
+                    1 => {
+                        producer.publish();
+                        published.append(&mut staged);
+                    }
+                    2 => for _ in 0..count {
+                        let entry = published.pop_front();
+                        prop_assert_eq!(consumer.take(), entry);
+                        unreleased += usize::from(entry.is_some());
+                    },
+                    _ => {
+                        consumer.release();
+                        unreleased = 0;
+                    }
+                }
+                prop_assert_eq!(consumer.waiting() as usize, published.len());
+                prop_assert_eq!(producer.pending() as usize, published.len() + unreleased);
+            }
+        }
+    }
+
+    /// Both ends at once, over the wrap of the indices: all that goes in comes out, in order.
+    #[test]
+    fn two_threads() {
+        let count = if cfg!(miri) { 500 } else { 300_000 };
+        let (mut producer, mut consumer) = heap_from(64, u32::MAX - 100);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut next = 0_u64;
+                while next < count {
+                    for _ in 0..producer.room(16).min(16) {
+                        if next < count && producer.stage([next, !next]) {
+                            next += 1;
+                        }
+                    }
+                    producer.publish();
+                    std::thread::yield_now();
+                }
+            });
+            let mut expected = 0;
+            while expected < count {
+                while let Some(entry) = consumer.take() {
+                    assert_eq!(entry, [expected, !expected]);
+                    expected += 1;
+                }
+                consumer.release();
+                std::thread::yield_now();
+            }
+        });
     }
 }
