@@ -15,26 +15,28 @@ use crate::ip::{Flow, protocol};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrafficSelector {
     protocol: u8,
-    start_port: u16,
-    end_port: u16,
+    /// First and last.
+    ports: (u16, u16),
     start: IpAddr,
     end: IpAddr,
 }
+
+const ANY_PORT: (u16, u16) = (0, u16::MAX);
+/// RFC 7296 §3.13.1
+const OPAQUE: (u16, u16) = (u16::MAX, 0);
 
 impl TrafficSelector {
     /// 0.0.0.0/0
     pub const ANY_V4: Self = Self {
         protocol: 0,
-        start_port: 0,
-        end_port: u16::MAX,
+        ports: ANY_PORT,
         start: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         end: IpAddr::V4(Ipv4Addr::BROADCAST),
     };
     /// ::/0
     pub const ANY_V6: Self = Self {
         protocol: 0,
-        start_port: 0,
-        end_port: u16::MAX,
+        ports: ANY_PORT,
         start: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         end: IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
     };
@@ -47,15 +49,14 @@ impl TrafficSelector {
         start: IpAddr,
         end: IpAddr,
     ) -> Result<Self, WireError> {
-        let (start_port, end_port) = ports.into_inner();
-        let opaque = (start_port, end_port) == (u16::MAX, 0);
-        if start.is_ipv4() != end.is_ipv4() || start > end || (start_port > end_port && !opaque) {
+        let ports = ports.into_inner();
+        let ports_ok = ports.0 <= ports.1 || ports == OPAQUE;
+        if start.is_ipv4() != end.is_ipv4() || start > end || !ports_ok {
             return Err(WireError::Malformed);
         }
         Ok(Self {
             protocol,
-            start_port,
-            end_port,
+            ports,
             start,
             end,
         })
@@ -90,8 +91,7 @@ impl TrafficSelector {
     pub const fn from_address(address: IpAddr) -> Self {
         Self {
             protocol: 0,
-            start_port: 0,
-            end_port: u16::MAX,
+            ports: ANY_PORT,
             start: address,
             end: address,
         }
@@ -106,7 +106,7 @@ impl TrafficSelector {
     /// Ports, both ends included; [`TrafficSelector::is_opaque`] is the empty range 65535..=0.
     #[must_use]
     pub const fn ports(&self) -> RangeInclusive<u16> {
-        self.start_port..=self.end_port
+        RangeInclusive::new(self.ports.0, self.ports.1)
     }
 
     /// First address.
@@ -124,34 +124,26 @@ impl TrafficSelector {
     /// Whether every port will do, also a hidden one.
     #[must_use]
     pub const fn any_port(&self) -> bool {
-        self.start_port == 0 && self.end_port == u16::MAX
+        matches!(self.ports, ANY_PORT)
     }
 
     /// Whether only packets that show no port will do.
     #[must_use]
     pub const fn is_opaque(&self) -> bool {
-        self.start_port == u16::MAX && self.end_port == 0
+        matches!(self.ports, OPAQUE)
     }
 
     /// The prefix that the addresses are, if they are one.
     #[must_use]
     pub fn prefix(&self) -> Option<(IpAddr, u8)> {
         let (differing, width) = match (self.start, self.end) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => {
-                // As if the upper 96 bits of an IPv6 address were equal.
-                (u128::from(a.to_bits() ^ b.to_bits()), 32)
-            }
+            (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits() ^ b.to_bits()), 32),
             (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
             _ => return None,
         };
-        let host_bits = u128::BITS - differing.leading_zeros();
-        let whole = Self::from_prefix(self.start, u8::try_from(width - host_bits).ok()?).ok()?;
-        (whole.start == self.start && whole.end == self.end).then(|| {
-            (
-                self.start,
-                u8::try_from(width - host_bits).unwrap_or(u8::MAX),
-            )
-        })
+        let len = u8::try_from(width - (u128::BITS - differing.leading_zeros())).ok()?;
+        let prefix = Self::from_prefix(self.start, len).ok()?;
+        ((prefix.start, prefix.end) == (self.start, self.end)).then_some((self.start, len))
     }
 
     /// Whether a packet's address on this side, its protocol and its port on this side lie within.
@@ -164,7 +156,7 @@ impl TrafficSelector {
             && self.start <= address
             && address <= self.end
             && match port {
-                Some(port) => self.start_port <= port && port <= self.end_port,
+                Some(port) => self.ports.0 <= port && port <= self.ports.1,
                 None => self.any_port() || self.is_opaque(),
             }
     }
@@ -183,27 +175,25 @@ impl TrafficSelector {
             (p, q) if p == q => p,
             _ => return None,
         };
-        let (start_port, end_port) = if self.any_port() || self.ports() == other.ports() {
-            (other.start_port, other.end_port)
-        } else if other.any_port() {
-            (self.start_port, self.end_port)
-        } else if self.is_opaque() || other.is_opaque() {
-            return None;
-        } else {
-            (
-                self.start_port.max(other.start_port),
-                self.end_port.min(other.end_port),
-            )
-        };
-        let ports = start_port..=end_port;
+        let (first, last) = intersect_ports(self.ports, other.ports)?;
         let start = self.start.max(other.start);
         let end = self.end.min(other.end);
-        if self.start.is_ipv4() != other.start.is_ipv4()
-            || (ports.is_empty() && ports != (u16::MAX..=0))
-        {
+        if self.start.is_ipv4() != other.start.is_ipv4() {
             return None;
         }
-        Self::new(protocol, ports, start, end).ok()
+        Self::new(protocol, RangeInclusive::new(first, last), start, end).ok()
+    }
+}
+
+fn intersect_ports(a: (u16, u16), b: (u16, u16)) -> Option<(u16, u16)> {
+    match (a, b) {
+        (ANY_PORT, ports) | (ports, ANY_PORT) => Some(ports),
+        (OPAQUE, OPAQUE) => Some(OPAQUE),
+        (OPAQUE, _) | (_, OPAQUE) => None,
+        _ => {
+            let (first, last) = (a.0.max(b.0), a.1.min(b.1));
+            (first <= last).then_some((first, last))
+        }
     }
 }
 
@@ -248,11 +238,11 @@ impl fmt::Display for TrafficSelector {
             None if self.protocol == 0 => f.write_str("any")?,
             None => write!(f, "{}", self.protocol)?,
         }
-        match (self.start_port, self.end_port) {
-            _ if self.any_port() => {}
-            _ if self.is_opaque() => f.write_str("/opaque")?,
-            (start, end) if start == end => write!(f, "/{start}")?,
-            (start, end) => write!(f, "/{start}-{end}")?,
+        match self.ports {
+            ANY_PORT => {}
+            OPAQUE => f.write_str("/opaque")?,
+            (first, last) if first == last => write!(f, "/{first}")?,
+            (first, last) => write!(f, "/{first}-{last}")?,
         }
         f.write_str("]")
     }
@@ -297,22 +287,22 @@ impl FromStr for TrafficSelector {
             None => parse(name)?,
         };
         let ports = match ports {
-            "any" => 0..=u16::MAX,
-            "opaque" => u16::MAX..=0,
-            range => match range.split_once('-') {
-                Some((start, end)) => {
-                    let ports = parse(start)?..=parse(end)?;
-                    if ports.is_empty() {
-                        return Err(WireError::Malformed);
-                    }
-                    ports
+            "any" => ANY_PORT,
+            "opaque" => OPAQUE,
+            _ => {
+                let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+                let ports = (parse(first)?, parse(last)?);
+                if ports == OPAQUE {
+                    return Err(WireError::Malformed);
                 }
-                None => {
-                    let port = parse(range)?;
-                    port..=port
-                }
-            },
+                ports
+            }
         };
-        Self::new(protocol, ports, ts.start, ts.end)
+        Self::new(
+            protocol,
+            RangeInclusive::new(ports.0, ports.1),
+            ts.start,
+            ts.end,
+        )
     }
 }
