@@ -82,3 +82,70 @@ pub fn verify(bytes: &[u8]) -> bool {
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     Sum::new().word(!checksum).word(!old).word(new).checksum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071 §4.1, word by word.
+    fn reference(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for word in bytes.chunks(2) {
+            sum += u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !u16::try_from(sum).unwrap()
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071_section_3() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(Sum::new().bytes(&bytes).folded(), 0xddf2);
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624_section_4() {
+        // Where eqn. 2 gives 0xffff, eqn. 3 gives the 0x0000 that a full sum gives.
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(bytes: Vec<u8>) {
+            prop_assert_eq!(checksum(&bytes), reference(&bytes));
+        }
+
+        #[test]
+        fn pieces_sum_like_the_whole(words: Vec<[u8; 2]>, odd: Vec<u8>) {
+            let whole = [words.as_flattened(), &odd].concat();
+            let sum = Sum::new().bytes(words.as_flattened()).bytes(&odd);
+            prop_assert_eq!(sum.checksum(), reference(&whole));
+        }
+
+        #[test]
+        fn an_update_equals_summing_again(
+            mut words in prop::collection::vec(any::<u16>(), 1..40),
+            at: prop::sample::Index,
+            new: u16,
+        ) {
+            // A header is never all zero, which is where the two zeros would be told apart.
+            prop_assume!(words[0] != 0 && words.len() > 1);
+            let sum = |words: &[u16]| {
+                words.iter().fold(Sum::new(), |sum, word| sum.word(*word)).checksum()
+            };
+            let at = 1 + at.index(words.len() - 1);
+            let before = sum(&words);
+            let old = std::mem::replace(&mut words[at], new);
+            prop_assert_eq!(update(before, old, new), sum(&words));
+        }
+
+        #[test]
+        fn a_message_with_its_checksum_verifies(mut bytes in prop::collection::vec(any::<u8>(), 2..99)) {
+            bytes[..2].fill(0);
+            let sum = checksum(&bytes).to_be_bytes();
+            bytes[..2].copy_from_slice(&sum);
+            prop_assert!(verify(&bytes));
+        }
+    }
+}

@@ -274,3 +274,46 @@ pub fn set_traffic_class(packet: &mut [u8], class: TrafficClass) -> Result<(), W
         _ => Err(WireError::BadVersion),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Ecn::{Ce, Ect0, Ect1, NotEct};
+
+    #[test]
+    fn decapsulation_is_figure_4_of_rfc_6040() {
+        let outer = [NotEct, Ect0, Ect1, Ce];
+        let figure = [
+            (NotEct, [Some(NotEct), Some(NotEct), Some(NotEct), None]),
+            (Ect0, [Some(Ect0), Some(Ect0), Some(Ect1), Some(Ce)]),
+            (Ect1, [Some(Ect1), Some(Ect1), Some(Ect1), Some(Ce)]),
+            (Ce, [Some(Ce), Some(Ce), Some(Ce), Some(Ce)]),
+        ];
+        for (inner, row) in figure {
+            for (outer, expected) in outer.into_iter().zip(row) {
+                assert_eq!(
+                    Ecn::decapsulate(inner, outer),
+                    expected,
+                    "{inner:?} in {outer:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn encapsulation_copies() {
+        for ecn in [NotEct, Ect0, Ect1, Ce] {
+            assert_eq!(Ecn::encapsulate(ecn), ecn);
+            assert_eq!(Ecn::from_bits(ecn as u8), ecn);
+        }
+    }
+
+    #[test]
+    fn traffic_class_has_two_parts() {
+        for byte in 0..=255 {
+            let class = TrafficClass(byte);
+            assert_eq!(TrafficClass::new(class.dscp(), class.ecn()), class);
+            assert_eq!(class.with_ecn(Ce), TrafficClass::new(class.dscp(), Ce));
+        }
+    }
+}

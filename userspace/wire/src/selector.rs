@@ -306,3 +306,193 @@ impl FromStr for TrafficSelector {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ts(s: &str) -> TrafficSelector {
+        s.parse().unwrap_or_else(|e| panic!("{s}: {e}"))
+    }
+
+    #[test]
+    fn reads_and_writes_swanctls_notation() {
+        for (input, output) in [
+            ("10.1.0.0/24", "10.1.0.0/24"),
+            ("10.1.0.7/24", "10.1.0.0/24"),
+            ("10.1.0.7", "10.1.0.7/32"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("10.1.0.5-10.1.0.9", "10.1.0.5-10.1.0.9"),
+            ("10.1.0.0-10.1.0.255", "10.1.0.0/24"),
+            ("10.1.0.0/24[tcp/80]", "10.1.0.0/24[tcp/80]"),
+            ("10.1.0.0/24[6]", "10.1.0.0/24[tcp]"),
+            ("10.1.0.0/24[47]", "10.1.0.0/24[47]"),
+            ("10.1.0.0/24[/53]", "10.1.0.0/24[any/53]"),
+            ("10.1.0.0/24[any/any]", "10.1.0.0/24"),
+            ("10.1.0.0/24[udp/1000-2000]", "10.1.0.0/24[udp/1000-2000]"),
+            ("10.1.0.0/24[udp/0-65535]", "10.1.0.0/24[udp]"),
+            ("10.1.0.0/24[tcp/opaque]", "10.1.0.0/24[tcp/opaque]"),
+            ("2001:db8::/32[icmpv6]", "2001:db8::/32[icmpv6]"),
+            ("::/0", "::/0"),
+            ("::1-::3", "::1-::3"),
+        ] {
+            assert_eq!(ts(input).to_string(), output);
+            assert_eq!(ts(output), ts(input));
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_none() {
+        for input in [
+            "",
+            "10.1.0.0/",
+            "10.1.0.0/33",
+            "10.1.0/24",
+            "::/129",
+            "10.1.0.9-10.1.0.5",
+            "10.0.0.1-::1",
+            "10.1.0.0/24[",
+            "10.1.0.0/24[tcp",
+            "10.1.0.0/24[tcp]x",
+            "10.1.0.0/24[nope]",
+            "10.1.0.0/24[256]",
+            "10.1.0.0/24[tcp/]",
+            "10.1.0.0/24[tcp/9-8]",
+            "10.1.0.0/24[tcp/65536]",
+            "10.1.0.0/24[tcp/65535-0]",
+            "10.1.0.0/24[tcp/1-2-3]",
+            "-",
+            "/",
+            "[]",
+            "10.1.0.0/-1",
+            " 10.1.0.0/24",
+            "10.1.0.0/24 ",
+            "+1.0.0.0",
+        ] {
+            assert!(input.parse::<TrafficSelector>().is_err(), "{input}");
+        }
+    }
+
+    #[test]
+    fn hidden_ports_match_any_and_opaque_only() {
+        let address = "10.1.0.1".parse().unwrap();
+        for (selector, port, matches) in [
+            ("10.1.0.0/24", None, true),
+            ("10.1.0.0/24[tcp]", None, true),
+            ("10.1.0.0/24[tcp/80]", None, false),
+            ("10.1.0.0/24[tcp/opaque]", None, true),
+            ("10.1.0.0/24[tcp/opaque]", Some(80), false),
+            ("10.1.0.0/24[tcp/80]", Some(80), true),
+            ("10.1.0.0/24[tcp/80]", Some(81), false),
+            ("10.1.0.0/24[udp/80]", Some(80), false),
+            ("10.1.1.0/24", Some(80), false),
+            ("::/0", Some(80), false),
+        ] {
+            assert_eq!(
+                ts(selector).matches(protocol::TCP, address, port),
+                matches,
+                "{selector}"
+            );
+        }
+    }
+
+    #[test]
+    fn narrowing_takes_the_common_part() {
+        for (a, b, both) in [
+            (
+                "10.0.0.0/8",
+                "10.1.0.0/24[tcp/80]",
+                Some("10.1.0.0/24[tcp/80]"),
+            ),
+            (
+                "10.0.0.0/8[tcp]",
+                "10.1.0.0/24[/1-100]",
+                Some("10.1.0.0/24[tcp/1-100]"),
+            ),
+            (
+                "10.0.0.0/8[tcp/50-70]",
+                "0.0.0.0/0[tcp/60-80]",
+                Some("10.0.0.0/8[tcp/60-70]"),
+            ),
+            (
+                "10.0.0.0-10.0.0.9",
+                "10.0.0.5-10.0.0.20",
+                Some("10.0.0.5-10.0.0.9"),
+            ),
+            (
+                "10.0.0.0/8[tcp/opaque]",
+                "10.0.0.0/8",
+                Some("10.0.0.0/8[tcp/opaque]"),
+            ),
+            ("10.0.0.0/8[tcp/opaque]", "10.0.0.0/8[tcp/1]", None),
+            ("10.0.0.0/8[tcp/1]", "10.0.0.0/8[tcp/2]", None),
+            ("10.0.0.0/8[tcp]", "10.0.0.0/8[udp]", None),
+            ("10.0.0.0/24", "10.0.1.0/24", None),
+            ("0.0.0.0/0", "::/0", None),
+        ] {
+            assert_eq!(ts(a).intersect(&ts(b)), both.map(ts), "{a} and {b}");
+            assert_eq!(ts(b).intersect(&ts(a)), both.map(ts), "{b} and {a}");
+        }
+        assert!(ts("10.0.0.0/8").contains(&ts("10.1.0.0/24[tcp/80]")));
+        assert!(!ts("10.1.0.0/24[tcp/80]").contains(&ts("10.1.0.0/24[tcp]")));
+    }
+
+    fn addresses() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+        prop_oneof![
+            any::<(Ipv4Addr, Ipv4Addr)>().prop_map(|(a, b)| (a.min(b).into(), a.max(b).into())),
+            any::<(Ipv6Addr, Ipv6Addr)>().prop_map(|(a, b)| (a.min(b).into(), a.max(b).into())),
+            any::<(Ipv4Addr, u8)>().prop_map(|(a, len)| {
+                let ts = TrafficSelector::from_prefix(a.into(), len % 33).unwrap();
+                (ts.start, ts.end)
+            }),
+            any::<(Ipv6Addr, u8)>().prop_map(|(a, len)| {
+                let ts = TrafficSelector::from_prefix(a.into(), len % 129).unwrap();
+                (ts.start, ts.end)
+            }),
+        ]
+    }
+
+    fn selector() -> impl Strategy<Value = TrafficSelector> {
+        let ports = prop_oneof![
+            Just(ANY_PORT),
+            Just(OPAQUE),
+            any::<(u16, u16)>().prop_map(|(a, b)| (a.min(b), a.max(b))),
+        ];
+        let protocol = prop_oneof![Just(0), Just(6), Just(17), any::<u8>()];
+        (protocol, ports, addresses()).prop_map(|(protocol, ports, (start, end))| TrafficSelector {
+            protocol,
+            ports,
+            start,
+            end,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn display_then_parse_is_identity(selector in selector()) {
+            prop_assert_eq!(selector.to_string().parse(), Ok(selector));
+        }
+
+        #[test]
+        fn parsing_never_panics(input in "[0-9a-f:./\\-\\[\\]tcpudany]{0,40}") {
+            if let Ok(selector) = input.parse::<TrafficSelector>() {
+                prop_assert_eq!(selector.to_string().parse(), Ok(selector));
+            }
+        }
+
+        #[test]
+        fn intersection_matches_what_both_match(
+            a in selector(), b in selector(), protocol: u8, port: Option<u16>, address: IpAddr,
+        ) {
+            let both = a.matches(protocol, address, port) && b.matches(protocol, address, port);
+            let cut = a.intersect(&b);
+            prop_assert_eq!(cut.is_some_and(|ts| ts.matches(protocol, address, port)), both);
+            prop_assert_eq!(a.intersect(&b), b.intersect(&a));
+            if let Some(cut) = cut {
+                prop_assert!(a.contains(&cut) && b.contains(&cut));
+            }
+            prop_assert!(a.contains(&a));
+        }
+    }
+}
