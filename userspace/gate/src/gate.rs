@@ -321,13 +321,14 @@ impl Gate {
             self.fall_back(now, epoch, by_peer);
         }
         self.remove(now, epoch);
-        if self.active.is_none() && was_active {
-            self.liveness = None;
-            if by_peer && self.config.role == Role::Client && self.unproven() == 0 {
-                let (step, reason) = (Step::NewSession, Reason::Deleted);
-                self.escalation
-                    .request(now, step, reason, &self.config, rng);
-            }
+        if self.active.is_some() {
+            return;
+        }
+        self.liveness = None;
+        if by_peer && self.config.role == Role::Client && self.unproven() == 0 {
+            let (step, reason) = (Step::NewSession, Reason::Deleted);
+            self.escalation
+                .request(now, step, reason, &self.config, rng);
         }
     }
 

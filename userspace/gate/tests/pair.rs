@@ -1,6 +1,6 @@
 //! Two gates under virtual time: the rules of the gate, over many seeds.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(missing_docs)]
 
 mod world;
 
@@ -71,25 +71,27 @@ fn the_first_response_is_dropped_at_first_set_up_and_at_a_rekey() {
         assert_eq!(live.len(), 1);
         assert_ne!(live[0], first);
         assert_eq!(world.requests.len(), 1);
-        assert_nothing_lost(&world);
+        assert_nothing_lost(&mut world);
     }
 }
 
 /// On a path that loses no data and keeps its order, all data arrived and in order.
-fn assert_nothing_lost(world: &World) {
+fn assert_nothing_lost(world: &mut World) {
+    world.data_every = [None, None];
+    world.run(Duration::from_secs(1));
     for (from, to) in [(CLIENT, SERVER), (SERVER, CLIENT)] {
         let got = &world.sides[to].data_received;
         assert!(
             got.windows(2).all(|w| w[0] + 1 == w[1]),
             "lost or reordered"
         );
-        assert!(world.sides[from].data_sent - got.last().unwrap() < 10);
+        assert_eq!(world.sides[from].data_sent, *got.last().unwrap());
     }
 }
 
 #[test]
 fn a_rekey_with_traffic_loses_and_reorders_nothing() {
-    for seed in 0..200 {
+    for seed in 0..40 {
         let mut world = World::new(seed, clean(ms(3 + seed % 60)));
         world.data_every = [Some(ms(1)), Some(ms(1))];
         let mut epoch = world.negotiate(None);
@@ -102,7 +104,7 @@ fn a_rekey_with_traffic_loses_and_reorders_nothing() {
             assert_ne!(live[0], epoch);
             epoch = live[0];
         }
-        assert_nothing_lost(&world);
+        assert_nothing_lost(&mut world);
     }
 }
 
@@ -290,7 +292,7 @@ fn a_peer_without_esp_echo_gets_data_at_once_and_one_warning() {
         (second, Proof::Released(Release::InboundOnNew))
     );
     assert_eq!(world.live(), [second]);
-    assert_nothing_lost(&world);
+    assert_nothing_lost(&mut world);
     for side in &world.sides {
         let warnings = side
             .events
