@@ -50,7 +50,7 @@ fates! {
     BadHeader = "bad_header",
     /// IP packet on the outer port that is neither ESP, IKE nor an ICMP error.
     NotOurs = "not_ours",
-    /// Fragment that cannot be judged: of an ESP packet, or a later one under port selectors.
+    /// Fragment on the outer port: nothing is reassembled there.
     Fragment = "fragment",
 
     /// ESP packet too short to be one.

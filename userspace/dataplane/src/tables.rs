@@ -3,16 +3,26 @@
 //! Made by the control thread, changed only by commands between batches, dropped by the control
 //! thread again.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use mitregate_esp::{
     InboundSa, OutboundSa, SaCounters,
     ids::{EpochId, TunnelId},
 };
-use mitregate_wire::TrafficSelector;
+use mitregate_wire::{TrafficSelector, ip::Flow};
 use mitregate_xsk::Frame;
 
-use crate::outer::OuterHeader;
+use crate::{
+    event::Refusal,
+    outer::{OuterHeader, Template},
+    spi::SpiTable,
+};
+
+/// Epochs that one tunnel can have at a time: proven, unproven and draining (gate.md).
+pub const MAX_EPOCHS_PER_TUNNEL: usize = 16;
 
 /// Which packets: those from one of `local` to one of `remote`, outbound; the reverse, inbound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,11 +33,33 @@ pub struct Selectors {
     pub remote: Vec<TrafficSelector>,
 }
 
+impl Selectors {
+    /// Whether a packet of ours may take this way.
+    #[inline]
+    pub fn allow_outbound(&self, flow: &Flow) -> bool {
+        flow.is_within(&self.local, &self.remote)
+    }
+
+    /// Whether a packet of the peer's may come this way.
+    #[inline]
+    pub fn allow_inbound(&self, flow: &Flow) -> bool {
+        flow.is_within(&self.remote, &self.local)
+    }
+}
+
 /// One tunnel as a worker sees it.
 pub struct Tunnel {
     pub(crate) id: TunnelId,
     pub(crate) policy: Selectors,
+    /// Slots of its epochs.
+    pub(crate) epochs: Vec<u32>,
+    /// The slot of the epoch that carries its data.
+    pub(crate) active: Option<u32>,
+    /// Frames from the inner port that wait for an active epoch, oldest first.
     pub(crate) held: VecDeque<Frame>,
+    pub(crate) hold_limit: usize,
+    /// Whether DataWaiting was raised since the last Activate.
+    pub(crate) waiting_told: bool,
 }
 
 impl Tunnel {
@@ -37,7 +69,11 @@ impl Tunnel {
         Box::new(Self {
             id,
             policy,
+            epochs: Vec::with_capacity(MAX_EPOCHS_PER_TUNNEL),
+            active: None,
             held: VecDeque::with_capacity(hold_limit),
+            hold_limit,
+            waiting_told: false,
         })
     }
 
@@ -65,6 +101,13 @@ impl Default for SoftLimits {
     }
 }
 
+impl SoftLimits {
+    #[inline]
+    pub(crate) fn is_passed(&self, counters: &SaCounters) -> bool {
+        counters.packets_out.get() > self.packets || counters.bytes_out.get() > self.bytes
+    }
+}
+
 /// What an epoch is made of.
 pub struct EpochConfig {
     /// Its tunnel.
@@ -77,7 +120,7 @@ pub struct EpochConfig {
     pub outbound: OutboundSa,
     /// As negotiated.
     pub selectors: Selectors,
-    /// What goes around; `None` while the next hop is unknown.
+    /// What goes around; `None` while the next hop is unknown: data is then held.
     pub outer: Option<OuterHeader>,
     /// Shared with the control plane.
     pub counters: Arc<SaCounters>,
@@ -87,32 +130,251 @@ pub struct EpochConfig {
 
 /// One generation of a tunnel: a pair of SAs.
 pub struct Epoch {
-    pub(crate) config: EpochConfig,
+    pub(crate) inbound: InboundSa,
+    pub(crate) outbound: OutboundSa,
+    pub(crate) template: Option<Template>,
+    /// FirstInbound was raised for any packet, and for data.
+    pub(crate) heard: bool,
+    pub(crate) heard_data: bool,
+    pub(crate) soft_told: bool,
+    /// Whether its selectors are not those of its tunnel, so that they have to be asked too.
+    pub(crate) narrowed: bool,
+    pub(crate) soft: SoftLimits,
+    pub(crate) selectors: Selectors,
+    pub(crate) counters: Arc<SaCounters>,
+    pub(crate) tunnel: TunnelId,
+    pub(crate) id: EpochId,
 }
 
 impl Epoch {
     /// Ready to be installed.
     pub fn new(config: EpochConfig) -> Box<Self> {
-        Box::new(Self { config })
+        Box::new(Self {
+            inbound: config.inbound,
+            outbound: config.outbound,
+            template: config.outer.as_ref().map(Template::new),
+            heard: false,
+            heard_data: false,
+            soft_told: false,
+            narrowed: true,
+            soft: config.soft,
+            selectors: config.selectors,
+            counters: config.counters,
+            tunnel: config.tunnel,
+            id: config.epoch,
+        })
     }
 
     /// Its tunnel.
     pub fn tunnel(&self) -> TunnelId {
-        self.config.tunnel
+        self.tunnel
     }
 
     /// Its name.
     pub fn id(&self) -> EpochId {
-        self.config.epoch
+        self.id
     }
 
     /// The SA for receiving.
     pub fn inbound(&self) -> &InboundSa {
-        &self.config.inbound
+        &self.inbound
     }
 
     /// The SA for sending.
     pub fn outbound(&self) -> &OutboundSa {
-        &self.config.outbound
+        &self.outbound
+    }
+}
+
+/// Boxes under small numbers that stay the same while the box is there.
+struct Slab<T> {
+    items: Vec<Option<Box<T>>>,
+    free: Vec<u32>,
+}
+
+impl<T> Slab<T> {
+    fn new(capacity: usize) -> Self {
+        let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
+        let mut items = Vec::new();
+        items.resize_with(capacity as usize, || None);
+        Self {
+            items,
+            free: (0..capacity).rev().collect(),
+        }
+    }
+
+    fn insert(&mut self, item: Box<T>) -> Result<u32, Box<T>> {
+        let Some(slot) = self.free.pop() else {
+            return Err(item);
+        };
+        self.items[slot as usize] = Some(item);
+        Ok(slot)
+    }
+
+    fn remove(&mut self, slot: u32) -> Option<Box<T>> {
+        let item = self.items.get_mut(slot as usize)?.take()?;
+        self.free.push(slot);
+        Some(item)
+    }
+
+    #[inline]
+    fn get(&self, slot: u32) -> Option<&T> {
+        self.items.get(slot as usize)?.as_deref()
+    }
+
+    #[inline]
+    fn get_mut(&mut self, slot: u32) -> Option<&mut T> {
+        self.items.get_mut(slot as usize)?.as_deref_mut()
+    }
+}
+
+/// All tables of one worker.
+pub(crate) struct Tables {
+    tunnels: Slab<Tunnel>,
+    tunnel_slots: HashMap<TunnelId, u32>,
+    /// Slots of the tunnels in the order of the policy.
+    policy: Vec<u32>,
+    epochs: Slab<Epoch>,
+    spis: SpiTable,
+}
+
+impl Tables {
+    pub(crate) fn new(max_tunnels: usize, max_epochs: usize) -> Self {
+        Self {
+            tunnels: Slab::new(max_tunnels),
+            tunnel_slots: HashMap::with_capacity(max_tunnels),
+            policy: Vec::with_capacity(max_tunnels),
+            epochs: Slab::new(max_epochs),
+            spis: SpiTable::new(max_epochs),
+        }
+    }
+
+    /// The slot of the epoch that receives on this SPI.
+    #[inline]
+    pub(crate) fn by_spi(&self, spi: u32) -> Option<u32> {
+        self.spis.get(spi)
+    }
+
+    #[inline]
+    pub(crate) fn epoch_mut(&mut self, slot: u32) -> Option<&mut Epoch> {
+        self.epochs.get_mut(slot)
+    }
+
+    #[inline]
+    pub(crate) fn tunnel_mut(&mut self, slot: u32) -> Option<&mut Tunnel> {
+        self.tunnels.get_mut(slot)
+    }
+
+    /// The first tunnel in the order of the policy that takes an outbound packet of this flow.
+    #[inline]
+    pub(crate) fn by_flow(&self, flow: &Flow) -> Option<u32> {
+        self.policy.iter().copied().find(|&slot| {
+            self.tunnels
+                .get(slot)
+                .is_some_and(|tunnel| tunnel.policy.allow_outbound(flow))
+        })
+    }
+
+    /// Slots of a tunnel and of one of its epochs.
+    pub(crate) fn find(&self, tunnel: TunnelId, epoch: EpochId) -> Result<(u32, u32), Refusal> {
+        let tunnel_slot = self.find_tunnel(tunnel)?;
+        let tunnel = self.tunnels.get(tunnel_slot).ok_or(Refusal::NoSuchTunnel)?;
+        let is_it = |slot: &u32| self.epochs.get(*slot).is_some_and(|e| e.id == epoch);
+        let epoch_slot = tunnel
+            .epochs
+            .iter()
+            .copied()
+            .find(is_it)
+            .ok_or(Refusal::NoSuchEpoch)?;
+        Ok((tunnel_slot, epoch_slot))
+    }
+
+    pub(crate) fn find_tunnel(&self, tunnel: TunnelId) -> Result<u32, Refusal> {
+        self.tunnel_slots
+            .get(&tunnel)
+            .copied()
+            .ok_or(Refusal::NoSuchTunnel)
+    }
+
+    pub(crate) fn add_tunnel(&mut self, tunnel: Box<Tunnel>) -> Result<(), (Refusal, Box<Tunnel>)> {
+        let id = tunnel.id;
+        if self.tunnel_slots.contains_key(&id) {
+            return Err((Refusal::Duplicate, tunnel));
+        }
+        let slot = self
+            .tunnels
+            .insert(tunnel)
+            .map_err(|tunnel| (Refusal::TableFull, tunnel))?;
+        self.tunnel_slots.insert(id, slot);
+        self.policy.push(slot);
+        Ok(())
+    }
+
+    /// The caller has retired the tunnel's epochs and emptied its hold queue.
+    pub(crate) fn remove_tunnel(&mut self, slot: u32) -> Option<Box<Tunnel>> {
+        let tunnel = self.tunnels.remove(slot)?;
+        self.tunnel_slots.remove(&tunnel.id);
+        self.policy.retain(|&other| other != slot);
+        Some(tunnel)
+    }
+
+    pub(crate) fn install(&mut self, mut epoch: Box<Epoch>) -> Result<(), (Refusal, Box<Epoch>)> {
+        let spi = epoch.inbound.spi().get();
+        match self.find(epoch.tunnel, epoch.id) {
+            Err(Refusal::NoSuchEpoch) => {}
+            Err(refusal) => return Err((refusal, epoch)),
+            Ok(_) => return Err((Refusal::Duplicate, epoch)),
+        }
+        let Some(tunnel_slot) = self.tunnel_slots.get(&epoch.tunnel).copied() else {
+            return Err((Refusal::NoSuchTunnel, epoch));
+        };
+        if self.spis.get(spi).is_some() {
+            return Err((Refusal::Duplicate, epoch));
+        }
+        let Some(tunnel) = self.tunnels.get_mut(tunnel_slot) else {
+            return Err((Refusal::NoSuchTunnel, epoch));
+        };
+        epoch.narrowed = epoch.selectors != tunnel.policy;
+        if tunnel.epochs.len() == MAX_EPOCHS_PER_TUNNEL {
+            return Err((Refusal::TableFull, epoch));
+        }
+        let slot = self
+            .epochs
+            .insert(epoch)
+            .map_err(|epoch| (Refusal::TableFull, epoch))?;
+        // Cannot be full: it was made for as many as the slab.
+        self.spis.insert(spi, slot);
+        tunnel.epochs.push(slot);
+        Ok(())
+    }
+
+    pub(crate) fn retire(&mut self, tunnel_slot: u32, epoch_slot: u32) -> Option<Box<Epoch>> {
+        let epoch = self.epochs.remove(epoch_slot)?;
+        self.spis.remove(epoch.inbound.spi().get());
+        if let Some(tunnel) = self.tunnels.get_mut(tunnel_slot) {
+            tunnel.epochs.retain(|&slot| slot != epoch_slot);
+            if tunnel.active == Some(epoch_slot) {
+                tunnel.active = None;
+            }
+        }
+        Some(epoch)
+    }
+
+    pub(crate) fn for_each_epoch(&mut self, tunnel_slot: u32, mut f: impl FnMut(&mut Epoch)) {
+        let Some(tunnel) = self.tunnels.get(tunnel_slot) else {
+            return;
+        };
+        for &slot in &tunnel.epochs {
+            if let Some(epoch) = self.epochs.get_mut(slot) {
+                f(epoch);
+            }
+        }
+    }
+
+    pub(crate) fn tunnels_mut(&mut self) -> impl Iterator<Item = &mut Tunnel> {
+        self.tunnels
+            .items
+            .iter_mut()
+            .filter_map(Option::as_deref_mut)
     }
 }

@@ -1,34 +1,27 @@
-//! The worker thread, and the handle that the control thread holds on it.
+//! The worker: the loop around a [`Pipeline`] and its two ports.
 
-use std::{os::fd::BorrowedFd, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use mitregate_esp::ids::WorkerId;
-use mitregate_wire::MacAddr;
-use mitregate_xsk::{FramePool, Port, Umem};
+use mitregate_esp::WorkerId;
+use mitregate_xsk::{Frame, Port};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::{buf::ControlBuf, command::Command, event::Event, fate::Fates};
+use crate::{
+    event::Stopped,
+    frames::Memory,
+    handle::{Common, Vitals},
+    pipeline::{EventSink, InnerLink, MAX_BURST, Pipeline, PipelineConfig},
+};
 
-/// Where frames live.
-pub enum Memory {
-    /// Both ports on one UMEM: frames move between them without a copy.
-    Shared {
-        /// The packet memory of both.
-        umem: Umem,
-        /// This worker's free frames.
-        pool: FramePool,
-    },
-    /// Ports whose modes do not match: a frame is copied, and counted, on its way across.
-    Split {
-        /// The outer port's packet memory.
-        outer: Umem,
-        /// Free frames in it.
-        outer_pool: FramePool,
-        /// The inner port's packet memory.
-        inner: Umem,
-        /// Free frames in it.
-        inner_pool: FramePool,
-    },
-}
+/// Commands applied between two bursts.
+const COMMANDS_PER_ROUND: usize = 32;
+
+/// How soon a worker looks again when something waits that no file descriptor tells of: a full
+/// transmit ring, frames that have not come back, a port without a descriptor.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// How often a worker under load tells its vitals unasked.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One queue pair, and its frames.
 pub struct PortSet<O: Port, I: Port> {
@@ -40,31 +33,6 @@ pub struct PortSet<O: Port, I: Port> {
     pub memory: Memory,
 }
 
-/// The Ethernet link behind the inner port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InnerLink {
-    /// Source of the frames that the worker sends: our end.
-    pub src_mac: MacAddr,
-    /// Their destination: the host's end, or the next hop.
-    pub dst_mac: MacAddr,
-    /// Bytes of the largest IP packet that it takes.
-    pub mtu: u16,
-    /// Who forwards.
-    pub hop: Hop,
-}
-
-/// Whether crossing the worker is a hop of its own (RFC 4301 §5.1.2.1, RFC 2003 §3.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Hop {
-    /// The host's kernel is behind the inner port and forwards, or not: it decrements the TTL of
-    /// what it forwards and leaves its own packets alone, which is what the RFCs ask of the
-    /// tunnel's ends. The worker changes no TTL.
-    #[default]
-    Host,
-    /// The inner port is a NIC: the worker itself forwards, and decrements on both ways.
-    Forward,
-}
-
 /// Sizes and habits of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -74,7 +42,7 @@ pub struct WorkerConfig {
     pub workers: u8,
     /// CPU to pin it to.
     pub core: Option<usize>,
-    /// Frames per burst, at most 64.
+    /// Frames per burst, 1 to 64.
     pub burst: usize,
     /// How long it spins without work before it sleeps.
     pub spin: Duration,
@@ -82,7 +50,8 @@ pub struct WorkerConfig {
     pub max_tunnels: usize,
     /// Epochs to have room for.
     pub max_epochs: usize,
-    /// Frames that all tunnels together may hold.
+    /// Frames that all tunnels together may hold; at most a quarter of those that a port's pool
+    /// begins with are used, whatever this says.
     pub max_held: usize,
     /// Slots of the command ring and of the event ring.
     pub ring: usize,
@@ -92,61 +61,250 @@ pub struct WorkerConfig {
     pub control_next_headers: Vec<u8>,
     /// The inner link.
     pub inner: InnerLink,
-    /// The clock, which must be the control thread's too: CLOCK_BOOTTIME.
+    /// The clock, which must be the control thread's too: [`boottime`].
     pub clock: fn() -> Duration,
 }
 
-/// The control thread's hold on a worker. Dropping it stops the worker.
-pub struct WorkerHandle {
-    fates: Arc<Fates>,
+impl WorkerConfig {
+    /// The only worker, for this inner link: 1024 tunnels, 4096 epochs, 1024 held frames, spinning
+    /// for 20 µs, with ESP Echo for the control plane.
+    pub fn new(inner: InnerLink) -> Self {
+        Self {
+            id: WorkerId(0),
+            workers: 1,
+            core: None,
+            burst: MAX_BURST,
+            spin: Duration::from_micros(20),
+            max_tunnels: 1024,
+            max_epochs: 4096,
+            max_held: 1024,
+            ring: 1024,
+            control_bufs: 512,
+            control_next_headers: vec![mitregate_wire::ip::protocol::AGGFRAG],
+            inner,
+            clock: boottime,
+        }
+    }
 }
 
-impl WorkerHandle {
-    /// Hands over a command and wakes the worker; gives it back if the ring is full.
-    pub fn send(&self, command: Command) -> Result<(), Command> {
-        Err(command)
-    }
-
-    /// An empty buffer for a control packet; `None` while all are in use.
-    pub fn buffer(&self) -> Option<ControlBuf> {
-        None
-    }
-
-    /// The next event, if any. Not blocking.
-    pub fn poll_event(&self) -> Option<Event> {
-        None
-    }
-
-    /// Becomes readable when events are waiting. After each wake-up, [`WorkerHandle::acknowledge`]
-    /// first, then poll events until there are none.
-    pub fn event_fd(&self) -> BorrowedFd<'_> {
-        unreachable!()
-    }
-
-    /// Takes back the event fd's readiness.
-    pub fn acknowledge(&self) {}
-
-    /// The worker's counters, live.
-    pub fn fates(&self) -> &Arc<Fates> {
-        &self.fates
-    }
-
-    /// Whether its thread runs.
-    pub fn is_running(&self) -> bool {
-        false
-    }
-
-    /// Asks it to end; [`Event::Stopped`] follows.
-    pub fn stop(&self) {}
+/// CLOCK_BOOTTIME: goes on while the machine sleeps.
+pub fn boottime() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Starts a worker on these ports.
-pub fn spawn<O, I>(_config: &WorkerConfig, _ports: PortSet<O, I>) -> std::io::Result<WorkerHandle>
-where
-    O: Port + Send + 'static,
-    I: Port + Send + 'static,
-{
-    Ok(WorkerHandle {
-        fates: Arc::default(),
-    })
+/// Where a worker's frames are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// In the pools.
+    pub free: usize,
+    /// With the ports, to receive into or to be sent.
+    pub ports: usize,
+    /// Held by tunnels.
+    pub held: usize,
+    /// Waiting for a transmit ring.
+    pub backlog: usize,
+}
+
+impl Census {
+    /// All of them: what the pools began with, at any time between two rounds.
+    pub fn total(&self) -> usize {
+        self.free + self.ports + self.held + self.backlog
+    }
+}
+
+/// A pipeline with its ports. [`spawn`](crate::spawn) gives it a thread; a test or a bench may
+/// drive it by itself, one [`round`](Worker::round) at a time.
+pub struct Worker<O: Port, I: Port> {
+    outer: O,
+    inner: I,
+    pipeline: Pipeline,
+    shared: Arc<Common>,
+    batch: Vec<Frame>,
+    burst: usize,
+    spin: Duration,
+    clock: fn() -> Duration,
+    next_publish: Duration,
+}
+
+impl<O: Port, I: Port> Worker<O, I> {
+    pub(crate) fn new(config: &WorkerConfig, ports: PortSet<O, I>, shared: Arc<Common>) -> Self {
+        let quarter = match &ports.memory {
+            Memory::Shared(pool) => pool.issued() / 4,
+            Memory::Split { inner, .. } => inner.issued() / 4,
+        };
+        let pipeline_config = PipelineConfig {
+            worker: config.id,
+            workers: config.workers,
+            max_tunnels: config.max_tunnels,
+            max_epochs: config.max_epochs,
+            max_held: config.max_held.min(quarter as usize),
+            control_next_headers: config.control_next_headers.clone(),
+            inner: config.inner,
+        };
+        let sink = EventSink {
+            ring: Arc::clone(shared.events()),
+            bufs: shared.bufs().clone(),
+            fates: Arc::clone(shared.fates()),
+        };
+        let pipeline = Pipeline::new(pipeline_config, ports.memory, sink);
+        Self {
+            outer: ports.outer,
+            inner: ports.inner,
+            pipeline,
+            shared,
+            batch: Vec::with_capacity(MAX_BURST),
+            burst: config.burst.clamp(1, MAX_BURST),
+            spin: config.spin,
+            clock: config.clock,
+            next_publish: Duration::ZERO,
+        }
+    }
+
+    /// One burst from each port, what follows from it, and the commands that wait. Returns how much
+    /// there was to do.
+    #[inline]
+    pub fn round(&mut self, now: Duration) -> io::Result<usize> {
+        self.pipeline.replenish(&mut self.outer, &mut self.inner);
+        let mut work = self.outer.rx(&mut self.batch, self.burst);
+        if work > 0 {
+            self.pipeline.outer_batch(now, &mut self.batch);
+        }
+        let received = self.inner.rx(&mut self.batch, self.burst);
+        if received > 0 {
+            work += received;
+            self.pipeline.inner_batch(now, &mut self.batch);
+        }
+        work += self.commands(now);
+        work += self.transmit()?;
+        if self.pipeline.take_raised() {
+            self.shared.wake_control();
+        }
+        Ok(work)
+    }
+
+    fn commands(&mut self, now: Duration) -> usize {
+        let mut applied = 0;
+        while applied < COMMANDS_PER_ROUND && self.pipeline.takes_commands() {
+            let Some(command) = self.shared.next_command() else {
+                break;
+            };
+            self.pipeline.apply(now, command);
+            applied += 1;
+        }
+        applied
+    }
+
+    #[inline]
+    fn transmit(&mut self) -> io::Result<usize> {
+        let sent = self.pipeline.transmit(&mut self.outer, &mut self.inner);
+        tolerate(self.outer.kick())?;
+        tolerate(self.inner.kick())?;
+        Ok(sent)
+    }
+
+    /// Rounds until asked to stop.
+    pub(crate) fn run(&mut self) -> Stopped {
+        let mut idle_since = None;
+        loop {
+            if self.shared.is_stopping() {
+                return Stopped::Requested;
+            }
+            let now = (self.clock)();
+            let worked = self.round(now);
+            if self.shared.take_asked() || now >= self.next_publish {
+                self.publish();
+                self.next_publish = now + PUBLISH_INTERVAL;
+            }
+            match worked {
+                Err(error) => return Stopped::Port(error.kind()),
+                Ok(0) if now.saturating_sub(*idle_since.get_or_insert(now)) >= self.spin => {
+                    if let Err(error) = self.sleep() {
+                        return Stopped::Port(error.kind());
+                    }
+                    idle_since = None;
+                }
+                Ok(0) => std::hint::spin_loop(),
+                Ok(_) => idle_since = None,
+            }
+        }
+    }
+
+    /// Waits in poll for a packet or a command; with nothing outstanding, for as long as it takes.
+    fn sleep(&mut self) -> io::Result<()> {
+        // The control thread looks at this flag after it has pushed a command, and we look for
+        // commands after we have set it: one of the two sees the other.
+        self.shared.set_sleeping(true);
+        let result = if self.shared.is_quiet() {
+            self.poll()
+        } else {
+            Ok(())
+        };
+        self.shared.set_sleeping(false);
+        result
+    }
+
+    fn poll(&self) -> io::Result<()> {
+        let (outer, inner) = (self.outer.fd(), self.inner.fd());
+        let outstanding = self.pipeline.backlog() > 0
+            || self.pipeline.has_pending_events()
+            || self.pipeline.short_of_frames()
+            || self.outer.tx_pending() + self.inner.tx_pending() > 0;
+        let look_again = outstanding || outer.is_none() || inner.is_none();
+        let timeout = look_again
+            .then_some(RETRY)
+            .and_then(|d| Timespec::try_from(d).ok());
+        let wake = self.shared.wake_fd();
+        let entry = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = [
+            entry(wake),
+            entry(outer.unwrap_or(wake)),
+            entry(inner.unwrap_or(wake)),
+        ];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tells the handle what only the worker knows.
+    pub(crate) fn publish(&self) {
+        self.shared.publish(Vitals {
+            frames: self.census(),
+            copied: self.pipeline.copied(),
+            outer: self.outer.stats(),
+            inner: self.inner.stats(),
+        });
+    }
+
+    /// Where the frames are. Exact between two rounds.
+    pub fn census(&self) -> Census {
+        let ports = [self.outer.frames(), self.inner.frames()];
+        Census {
+            free: self.pipeline.free_frames(),
+            ports: ports
+                .iter()
+                .map(|port| port.receiving() + port.sending())
+                .sum(),
+            held: self.pipeline.held(),
+            backlog: self.pipeline.backlog(),
+        }
+    }
+
+    /// Ends what is under way and says where the frames are.
+    pub(crate) fn finish(&mut self) {
+        // What is already sealed, and the last control packets, still go out if there is room.
+        let _ = self.transmit();
+        self.pipeline.close();
+        self.publish();
+    }
+}
+
+/// An interface that is down comes up again; what waits for it waits.
+fn tolerate(kicked: io::Result<()>) -> io::Result<()> {
+    match kicked {
+        Err(error) if error.kind() == io::ErrorKind::NetworkDown => Ok(()),
+        other => other,
+    }
 }

@@ -1,0 +1,347 @@
+//! From the outer port: classify, open, check, and on to the inner port or the control plane.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    ops::Range,
+    time::Duration,
+};
+
+use mitregate_esp::{OpenError, WorkerId};
+use mitregate_wire::{
+    esp,
+    eth::{self, EtherType},
+    icmp,
+    ip::{self, Ecn, protocol},
+    udp::{self, NatT},
+};
+use mitregate_xsk::Frame;
+
+use super::{Hop, Pipeline, Stray, Tick};
+use crate::{
+    event::Event,
+    fate::Fate,
+    frames::Side,
+    tables::{Epoch, Tables},
+};
+
+/// What the first look at a frame found.
+pub(super) enum Inspected {
+    /// An ESP packet for one of our SAs.
+    Esp(EspPacket),
+    /// For the control plane as it is.
+    Control,
+    /// Of another worker's SA.
+    Stray(WorkerId),
+    /// Nothing of use.
+    Drop(Fate),
+}
+
+/// Places in the chunk, which has at most 4096 bytes.
+pub(super) struct EspPacket {
+    /// Slot of the epoch that the SPI names.
+    epoch: u32,
+    /// From SPI to ICV.
+    start: u16,
+    end: u16,
+    ecn: Ecn,
+}
+
+impl EspPacket {
+    fn range(&self) -> Range<usize> {
+        self.start.into()..self.end.into()
+    }
+}
+
+/// What lies in a frame of the outer port, by its headers alone.
+enum Content {
+    /// ESP, plain or in UDP, at these bytes of the frame.
+    Esp(Range<usize>, Ecn),
+    Control,
+}
+
+fn classify(frame: &[u8]) -> Result<Content, Fate> {
+    let frame = eth::Frame::new_checked(frame).map_err(|_| Fate::BadHeader)?;
+    let packet = checked_ip(frame.ether_type(), frame.payload(), Fate::BadHeader)?;
+    if packet.is_fragment() {
+        return Err(Fate::Fragment);
+    }
+    let at = frame.header_len() + packet.header_len();
+    let payload = packet.payload();
+    let esp = |at, len| Content::Esp(at..at + len, packet.traffic_class().ecn());
+    match packet.protocol() {
+        protocol::ESP => Ok(esp(at, payload.len())),
+        protocol::UDP => {
+            let datagram = udp::Datagram::new_checked(payload).map_err(|_| Fate::BadHeader)?;
+            match datagram.dst_port() {
+                udp::PORT_IKE => Ok(Content::Control),
+                udp::PORT_NAT_T => match NatT::new_checked(datagram.payload()) {
+                    Ok(NatT::Esp(packet)) => Ok(esp(at + udp::HEADER_LEN, packet.len())),
+                    Ok(NatT::Ike(_) | NatT::Keepalive) => Ok(Content::Control),
+                    Err(_) => Err(Fate::Runt),
+                },
+                _ => Err(Fate::NotOurs),
+            }
+        }
+        number @ (protocol::ICMP | protocol::ICMPV6) => {
+            let family = icmp::Family::of(packet.src());
+            let message = icmp::Message::new_checked(family, payload);
+            match message {
+                Ok(message) if number == family.protocol() && message.is_error() => {
+                    Ok(Content::Control)
+                }
+                _ => Err(Fate::NotOurs),
+            }
+        }
+        _ => Err(Fate::NotOurs),
+    }
+}
+
+/// An IP packet that is of its EtherType's family and, if IPv4, has a right header checksum;
+/// `malformed` if not.
+#[inline]
+pub(super) fn checked_ip(
+    ether_type: EtherType,
+    bytes: &[u8],
+    malformed: Fate,
+) -> Result<ip::Packet<'_>, Fate> {
+    if ether_type != EtherType::IPV4 && ether_type != EtherType::IPV6 {
+        return Err(Fate::NotIp);
+    }
+    match ip::Packet::new_checked(bytes) {
+        Ok(ip::Packet::V4(packet)) if ether_type == EtherType::IPV4 && packet.checksum_ok() => {
+            Ok(ip::Packet::V4(packet))
+        }
+        Ok(ip::Packet::V6(packet)) if ether_type == EtherType::IPV6 => Ok(ip::Packet::V6(packet)),
+        _ => Err(malformed),
+    }
+}
+
+/// Outer source and destination; port 0 for plain ESP.
+fn endpoints(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let frame = eth::Frame::new_checked(frame).ok()?;
+    let packet = ip::Packet::new_checked(frame.payload()).ok()?;
+    let (mut src_port, mut dst_port) = (0, 0);
+    if packet.protocol() == protocol::UDP {
+        let datagram = udp::Datagram::new_checked(packet.payload()).ok()?;
+        (src_port, dst_port) = (datagram.src_port(), datagram.dst_port());
+    }
+    Some((
+        (packet.src(), src_port).into(),
+        (packet.dst(), dst_port).into(),
+    ))
+}
+
+fn inspect(bytes: &[u8], offset: usize, tables: &Tables, me: WorkerId, workers: u8) -> Inspected {
+    let (range, ecn) = match classify(bytes) {
+        Ok(Content::Esp(range, ecn)) => (range, ecn),
+        Ok(Content::Control) => return Inspected::Control,
+        Err(fate) => return Inspected::Drop(fate),
+    };
+    let Ok(packet) = esp::Packet::new_checked(bytes.get(range.clone()).unwrap_or_default()) else {
+        return Inspected::Drop(Fate::Runt);
+    };
+    // SPIs up to 255 are reserved (RFC 4303 §2.1) and never ours.
+    let Some(spi) = packet.spi() else {
+        return Inspected::Drop(Fate::NoSpi);
+    };
+    if let Some(epoch) = tables.by_spi(spi.get()) {
+        let at = |byte: usize| u16::try_from(offset + byte).unwrap_or(u16::MAX);
+        let (start, end) = (at(range.start), at(range.end));
+        return Inspected::Esp(EspPacket {
+            epoch,
+            start,
+            end,
+            ecn,
+        });
+    }
+    match WorkerId::owner_of(spi) {
+        Some(owner) if owner != me && owner.0 < workers => Inspected::Stray(owner),
+        _ => Inspected::Drop(Fate::NoSpi),
+    }
+}
+
+impl Pipeline {
+    /// Takes a burst from the outer port; `frames` is empty afterwards.
+    ///
+    /// In two passes: the first reads every header and looks up every SA, so that the cache misses
+    /// of a burst overlap, the second deciphers.
+    pub fn outer_batch(&mut self, now: Duration, frames: &mut Vec<Frame>) {
+        let tick = Tick::new(now);
+        let mut inspected = std::mem::take(&mut self.inspected);
+        let umem = self.frames.umem(Side::Outer);
+        let (me, workers) = (self.config.worker, self.config.workers);
+        inspected.extend(frames.iter().map(|frame| {
+            inspect(
+                umem.bytes(frame),
+                frame.range().start,
+                &self.tables,
+                me,
+                workers,
+            )
+        }));
+        for (mut frame, inspected) in frames.drain(..).zip(inspected.drain(..)) {
+            match inspected {
+                Inspected::Esp(packet) => match self.open(tick, &mut frame, &packet) {
+                    Ok(()) => self.send_data(frame, Side::Inner),
+                    Err(fate) => self.end(frame, fate),
+                },
+                Inspected::Control => {
+                    let fate = self.tell_outer(tick, &frame);
+                    self.end(frame, fate);
+                }
+                Inspected::Stray(owner) => self.strays.push(Stray { owner, frame }),
+                Inspected::Drop(fate) => self.end(frame, fate),
+            }
+        }
+        self.inspected = inspected;
+        self.hand_over();
+    }
+
+    /// Turns an ESP packet into the frame for the inner port. The error is the fate of a packet
+    /// that does not go there, though it may be a good one.
+    #[inline]
+    fn open(&mut self, tick: Tick, frame: &mut Frame, packet: &EspPacket) -> Result<(), Fate> {
+        let umem = self.frames.umem(Side::Outer);
+        let epoch = self.tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
+        let headers = frame.range();
+        let chunk = umem.chunk_mut(frame);
+        let opened = match epoch.inbound.open(chunk, packet.range()) {
+            Ok(opened) => opened,
+            Err(error) => return Err(refused(epoch, error)),
+        };
+        epoch.counters.packets_in.add(1);
+        epoch.counters.bytes_in.add(opened.inner.len() as u64);
+        epoch.counters.last_in_ns.set(tick.ns);
+
+        let ether_type = match opened.next_header {
+            protocol::IPV4 => EtherType::IPV4,
+            protocol::IPV6 => EtherType::IPV6,
+            other => {
+                self.first_inbound(packet.epoch, false);
+                if other == protocol::NONE {
+                    return Err(Fate::Dummy);
+                }
+                if !self.wanted[usize::from(other)] {
+                    return Err(Fate::NextHeader);
+                }
+                let umem = self.frames.umem(Side::Outer);
+                let chunk = &*umem.chunk_mut(frame);
+                let epoch = self.tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
+                let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                let (from, to) = chunk
+                    .get(headers)
+                    .and_then(endpoints)
+                    .unwrap_or((unknown, unknown));
+                let Some(payload) = self
+                    .events
+                    .copy(chunk.get(opened.inner).unwrap_or_default())
+                else {
+                    return Err(Fate::ControlOverflow);
+                };
+                let event = Event::Inner {
+                    tunnel: epoch.tunnel,
+                    epoch: epoch.id,
+                    next_header: other,
+                    seq: opened.seq,
+                    new_highest: opened.new_highest,
+                    from,
+                    to,
+                    received_at: tick.now,
+                    payload,
+                };
+                let told = self.events.offer(event);
+                return Err(if told {
+                    Fate::ToControl
+                } else {
+                    Fate::ControlOverflow
+                });
+            }
+        };
+        if !epoch.heard_data {
+            self.first_inbound(packet.epoch, true);
+        }
+
+        let umem = self.frames.umem(Side::Outer);
+        let epoch = self.tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
+        let chunk = umem.chunk_mut(frame);
+        let ip = opened.inner.start;
+        let content = chunk.get_mut(opened.inner).ok_or(Fate::BadInner)?;
+        let inner = checked_ip(ether_type, content, Fate::BadInner)?;
+        if !epoch.selectors.allow_inbound(&inner.flow()) {
+            return Err(Fate::SelectorMismatch);
+        }
+        // What lies behind the inner packet is TFC padding (RFC 4303 §2.7).
+        let len = inner.total_len();
+        if len > usize::from(self.config.inner.mtu) {
+            return Err(Fate::TooBig);
+        }
+        let class = inner.traffic_class();
+        let ecn = Ecn::decapsulate(class.ecn(), packet.ecn).ok_or(Fate::EcnDrop)?;
+        if ecn != class.ecn() {
+            ip::set_traffic_class(content, class.with_ecn(ecn)).map_err(|_| Fate::BadInner)?;
+        }
+        if self.config.inner.hop == Hop::Forward
+            && ip::decrement_hop_limit(content).map_err(|_| Fate::BadInner)? == 0
+        {
+            return Err(Fate::TtlExpired);
+        }
+        let start = self
+            .write_inner_link(chunk, ip, ether_type)
+            .ok_or(Fate::NoRoom)?;
+        frame.set_range(start..ip + len);
+        Ok(())
+    }
+
+    /// Raises FirstInbound for the first packet, and for the first one with data.
+    #[cold]
+    fn first_inbound(&mut self, slot: u32, data: bool) {
+        let Some(epoch) = self.tables.epoch_mut(slot) else {
+            return;
+        };
+        if epoch.heard && (epoch.heard_data || !data) {
+            return;
+        }
+        let event = Event::FirstInbound {
+            tunnel: epoch.tunnel,
+            epoch: epoch.id,
+            data,
+        };
+        // Lost only if the ring is full, and then the next packet tries again.
+        if self.events.offer(event) {
+            epoch.heard = true;
+            epoch.heard_data |= data;
+        }
+    }
+
+    fn tell_outer(&mut self, tick: Tick, frame: &Frame) -> Fate {
+        let bytes = self.frames.umem(Side::Outer).bytes(frame);
+        let Some(frame) = self.events.copy(bytes) else {
+            return Fate::ControlOverflow;
+        };
+        if self.events.offer(Event::Outer {
+            frame,
+            received_at: tick.now,
+        }) {
+            Fate::ToControl
+        } else {
+            Fate::ControlOverflow
+        }
+    }
+}
+
+#[cold]
+fn refused(epoch: &Epoch, error: OpenError) -> Fate {
+    match error {
+        OpenError::Runt => Fate::Runt,
+        OpenError::WrongSpi => Fate::NoSpi,
+        OpenError::Replay => {
+            epoch.counters.replays.add(1);
+            Fate::Replay
+        }
+        OpenError::Integrity => {
+            epoch.counters.integrity_failures.add(1);
+            Fate::IntegError
+        }
+        OpenError::BadPadding => Fate::BadPadding,
+    }
+}
