@@ -108,19 +108,18 @@ fn udp<P: Packet + ?Sized, T: Tables>(
     if port == IKE_PORT {
         return Ok(Verdict::Ike);
     }
-    let payload = at + UDP_HEADER;
     // By the UDP length, not the frame's: Ethernet pads short frames.
     if length >= UDP_HEADER + 4 {
         // RFC 3948 §2.2: four zero bytes where ESP has its SPI.
-        return match packet.read::<4>(payload) {
+        return match packet.read::<4>(at + UDP_HEADER) {
             Some([0, 0, 0, 0]) => Ok(Verdict::IkeNatT),
             Some(_) => Ok(Verdict::EspNatT),
             None => Err(Stop::Malformed),
         };
     }
     // RFC 3948 §2.3.
-    match packet.read::<1>(payload) {
-        Some([0xff]) if length == UDP_HEADER + 1 => Ok(Verdict::NatKeepalive),
+    match packet.read::<{ UDP_HEADER + 1 }>(at) {
+        Some([.., 0xff]) if length == UDP_HEADER + 1 => Ok(Verdict::NatKeepalive),
         _ => Err(Stop::Malformed),
     }
 }
@@ -144,9 +143,9 @@ fn icmp<P: Packet + ?Sized>(packet: &P, datagram: &Datagram) -> Result<Verdict, 
     if !matches!(datagram.fragment, Fragment::Whole) {
         return Ok(Verdict::NotIpsec);
     }
-    let [kind] = packet.read::<1>(datagram.payload).ok_or(Stop::Malformed)?;
+    let header = packet.read::<ICMP_HEADER>(datagram.payload).ok_or(Stop::Malformed)?;
     let quote = datagram.payload + ICMP_HEADER;
-    let quoted = match (datagram.protocol, kind) {
+    let quoted = match (datagram.protocol, header[0]) {
         // RFC 792: destination unreachable, source quench, time exceeded, parameter problem.
         (ip::ICMP, 3 | 4 | 11 | 12) if datagram.is_ipv4() => ip::ipv4(packet, quote),
         // RFC 4443 §3: destination unreachable, too big, time exceeded, parameter problem.

@@ -4,7 +4,8 @@ pub trait Packet {
     /// Bytes in the frame.
     fn len(&self) -> usize;
 
-    /// The `N` bytes at `at`; `None` when they are not all inside the frame.
+    /// The `N` bytes at `at`, `None` when they are not all inside the frame. `N` is at least 2: the
+    /// compiler turns the check for a single byte into a form that the verifier does not follow.
     fn read<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 
     /// Whether the frame is empty.

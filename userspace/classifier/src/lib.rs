@@ -8,8 +8,11 @@
 mod counters;
 mod error;
 mod loader;
+mod log;
+pub mod object;
+pub mod pin;
 
 pub use counters::{Count, Counters};
-pub use error::LoadError;
+pub use error::{Error, Missing};
 pub use loader::{Classifier, LoadConfig, Mode, ModeRequest};
 pub use mitregate_ebpf_common::{MAX_ADDRESSES, MAX_QUEUES, Role, Verdict};
