@@ -330,3 +330,70 @@ impl Rings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring;
+    use crate::umem::UmemConfig;
+
+    fn desc(addr: u64, len: u32) -> libc::xdp_desc {
+        libc::xdp_desc {
+            addr,
+            len,
+            options: 0,
+        }
+    }
+
+    /// What the other side says is checked against the memory and the ledger before a frame is made
+    /// of it.
+    #[test]
+    fn descriptors_are_not_believed() {
+        let umem = Umem::new(UmemConfig {
+            frames: 8,
+            ..UmemConfig::default()
+        })
+        .unwrap();
+        let mut pool = FramePool::new(&umem, 8, 4).unwrap();
+        let (fill, mut fill_peer) = ring::heap(32);
+        let (mut rx_peer, rx) = ring::heap(32);
+        let (tx, mut tx_peer) = ring::heap(32);
+        let (mut completion_peer, completion) = ring::heap(32);
+        let mut port = Rings::new(umem.clone(), fill, rx, tx, completion);
+        port.refill(&mut pool);
+        let posted: Vec<u64> = std::iter::from_fn(|| fill_peer.take()).collect();
+        assert_eq!(posted.len(), 4);
+        let in_pool = pool.take_control().unwrap();
+        let free = in_pool.offset();
+        pool.put(in_pool);
+
+        for bad in [
+            desc(8 * 2048, 60), // beyond the memory
+            desc(u64::MAX, 60),
+            desc(posted[0] + 256, 1793), // beyond the chunk
+            desc(posted[0] + 2047, u32::MAX),
+            desc(free, 60),            // never posted
+            desc(posted[1] + 256, 60), // this one is good …
+            desc(posted[1] + 256, 60), // … but only once
+        ] {
+            assert!(rx_peer.stage(bad));
+        }
+        rx_peer.publish();
+        let mut received = Vec::new();
+        assert_eq!(port.rx(&mut received, 64), 1);
+        assert_eq!(received[0].offset(), posted[1] + 256);
+        assert_eq!(port.stats.bad_descriptors, 6);
+
+        assert_eq!(port.tx(&mut received.into()), 1);
+        let sent = tx_peer.take().unwrap();
+        assert_eq!((sent.addr, sent.len), (posted[1] + 256, 60));
+        for address in [sent.addr, sent.addr, u64::MAX, free] {
+            assert!(completion_peer.stage(address));
+        }
+        completion_peer.publish();
+        let before = pool.free();
+        port.reclaim(&mut pool);
+        assert_eq!((pool.free(), port.sending), (before + 1, 0));
+        assert_eq!(port.stats.bad_descriptors, 6 + 3);
+    }
+}
