@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::locate::{FieldPath, line_at, line_of, path_at};
+use super::locate::{FieldPath, guess_at, line_at, line_of, path_at};
 
 /// One thing wrong with a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,10 +55,19 @@ impl ConfigError {
         } else {
             error.message().trim_end().to_owned()
         };
+        let guess = || {
+            offset
+                .map(|offset| guess_at(text, offset))
+                .unwrap_or_default()
+        };
         Self {
             file: file.to_owned(),
             line: offset.map(|offset| line_at(text, offset)),
-            field: field.to_string(),
+            field: if field.is_root() {
+                guess()
+            } else {
+                field.to_string()
+            },
             message,
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use mitregate_control::Config;
 use serde::Deserialize;
 
 use super::secret::InlineSecret;
@@ -35,6 +36,8 @@ pub struct Daemon {
     pub workers: u8,
     /// CPUs for the workers; empty: the scheduler's choice.
     pub cpus: Vec<usize>,
+    /// Packets that an inbound SA's replay window spans.
+    pub replay_window: u32,
     /// A level, or a tracing filter such as `info,mitregate_ike=debug`.
     pub log: String,
     /// `human` or `json`.
@@ -48,6 +51,7 @@ impl Default for Daemon {
             provider: "aws-lc".into(),
             workers: 1,
             cpus: Vec::new(),
+            replay_window: Config::REPLAY_WINDOW,
             log: "info".into(),
             log_format: "human".into(),
         }
@@ -94,7 +98,11 @@ pub struct Inner {
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { interface: "mg0".into(), mtu: 1400, addresses: Vec::new() }
+        Self {
+            interface: "mg0".into(),
+            mtu: 1400,
+            addresses: Vec::new(),
+        }
     }
 }
 
@@ -104,9 +112,11 @@ impl Default for Inner {
 pub struct Connection {
     /// `client` or `server`; without it, client if a child starts by itself.
     pub role: Option<String>,
-    /// Ours.
+    /// Ours; none: those of the outer interface.
+    #[serde(default)]
     pub local_addrs: Vec<String>,
-    /// Theirs, or `%any` for a server.
+    /// Theirs; none, or `%any`, for a server that anybody may call.
+    #[serde(default)]
     pub remote_addrs: Vec<String>,
     /// `auto`, `esp` or `udp`.
     #[serde(default = "auto")]
@@ -126,8 +136,12 @@ pub struct Connection {
     pub retransmit_base: Option<f64>,
     /// Longest wait between two.
     pub retransmit_limit: Option<String>,
-    /// Silence after which the peer is asked for a sign of life.
+    /// Silence after which the peer is asked for a sign of life; `0s`: never.
     pub dpd_delay: Option<String>,
+    /// Between keepalives behind a NAT; `0s`: none.
+    pub keepalive: Option<String>,
+    /// Age at which a client replaces the whole IKE SA; `0s`: never.
+    pub reauth_time: Option<String>,
     #[serde(default)]
     pub children: BTreeMap<String, Child>,
 }
@@ -151,6 +165,8 @@ pub struct Gate {
     pub ping_timeout: Option<String>,
     /// Pings on a new epoch before it is given up for a fresh one.
     pub tries: Option<u32>,
+    /// Pings on a proven epoch before a rekey is asked for.
+    pub suspect_tries: Option<u32>,
     /// Each wait is this many times the one before.
     pub backoff: Option<f64>,
     /// Each wait is drawn from 1 ± jitter times its length.
@@ -159,6 +175,8 @@ pub struct Gate {
     pub rekey_patience: Option<String>,
     /// Unproven epochs in a row before a new IKE session is begun.
     pub epochs_per_session: Option<u32>,
+    /// Whether a proven epoch is pinged again when it falls silent; a client does by default.
+    pub idle: Option<bool>,
 }
 
 /// One tunnel.
@@ -176,6 +194,12 @@ pub struct Child {
     pub start_action: String,
     /// Age at which a fresh epoch is negotiated.
     pub rekey_time: Option<String>,
+    /// Age at which an epoch ends, replaced or not.
+    pub life_time: Option<String>,
+    /// Packets after which a fresh epoch is negotiated.
+    pub rekey_packets: Option<u64>,
+    /// Bytes after which a fresh epoch is negotiated.
+    pub rekey_bytes: Option<u64>,
 }
 
 /// One pre-shared key.

@@ -135,6 +135,28 @@ pub fn path_at(text: &str, offset: usize) -> FieldPath {
     found
 }
 
+/// The field on the line of a byte offset in a file that is not TOML, as far as one can see.
+pub fn guess_at(text: &str, offset: usize) -> String {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    let table = |line: &str| {
+        let name = line.trim().strip_prefix('[')?.split_once(']')?.0;
+        Some(name.trim_matches('[').trim().to_owned())
+    };
+    if let Some(name) = table(line) {
+        return name;
+    }
+    let Some((key, _)) = line.split_once('=') else {
+        return String::new();
+    };
+    let header = before.lines().rev().find_map(table);
+    match header {
+        Some(header) => format!("{header}.{}", key.trim()),
+        None => key.trim().to_owned(),
+    }
+}
+
 fn deepest_in_table(table: &DeTable<'_>, offset: usize, at: &FieldPath, found: &mut FieldPath) {
     for (key, value) in table {
         let path = at.key(key.get_ref());

@@ -1,6 +1,155 @@
-//! The configuration file.
+//! The configuration file: TOML with swanctl's words. Unknown fields are refused, and every error
+//! names file, line and field.
 
+mod convert;
 pub mod error;
-pub mod locate;
-pub mod secret;
-pub mod units;
+mod file;
+mod locate;
+mod peers;
+mod policy;
+mod secret;
+mod units;
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use mitregate_classifier::ModeRequest;
+use mitregate_control::Config;
+use zeroize::Zeroizing;
+
+pub use error::ConfigError;
+
+use crate::net::Prefix;
+use crate::net::inner::InnerConfig;
+use crate::net::routes::Protected;
+
+/// A configuration that makes sense in itself. Whether the machine has what it names is found
+/// out at start-up.
+pub struct Settings {
+    /// Where it came from.
+    pub file: PathBuf,
+    /// The process.
+    pub daemon: DaemonSettings,
+    /// The side towards the peers.
+    pub outer: OuterSettings,
+    /// The side towards the host.
+    pub inner: InnerConfig,
+    /// Connections, tunnels and keys.
+    pub control: Config,
+}
+
+/// The process.
+#[derive(Clone, Debug)]
+pub struct DaemonSettings {
+    /// Where the command line reaches the daemon.
+    pub control_socket: PathBuf,
+    /// CPU of the worker; None: the scheduler's choice.
+    pub cpu: Option<usize>,
+    /// A level or a tracing filter.
+    pub log: String,
+    /// JSON lines instead of text.
+    pub log_json: bool,
+}
+
+/// The side towards the peers.
+#[derive(Clone, Debug)]
+pub struct OuterSettings {
+    /// Interface name.
+    pub interface: String,
+    /// How the classifier is attached.
+    pub xdp_mode: ModeRequest,
+    /// Whether to ask for zero-copy sockets.
+    pub zero_copy: bool,
+    /// Receive queue.
+    pub queue: u32,
+    /// Descriptors per ring.
+    pub ring_size: u32,
+    /// Packet buffers.
+    pub frames: u32,
+    /// Busy polling.
+    pub busy_poll: bool,
+}
+
+impl Settings {
+    /// Reads and checks a file, and the secrets it points to.
+    pub fn load(path: &Path) -> Result<Self, Vec<ConfigError>> {
+        let whole = |message: String| vec![ConfigError::file(path, message)];
+        let metadata =
+            fs::metadata(path).map_err(|error| whole(format!("cannot read: {error}")))?;
+        let text = fs::read(path).map_err(|error| whole(format!("cannot read: {error}")))?;
+        let text = Zeroizing::new(
+            String::from_utf8(text).map_err(|_| whole("is not UTF-8 text".to_owned()))?,
+        );
+        let source = Source {
+            path,
+            text: &text,
+            readable_by: secret::others_can_read(&metadata),
+            credentials: std::env::var_os("CREDENTIALS_DIRECTORY"),
+        };
+        convert::settings(&source)
+    }
+
+    /// The destinations that must never be reached in clear, each once, and the addresses that
+    /// the host's own packets into the tunnel get.
+    pub fn protected(&self) -> Vec<Protected> {
+        let mut protected: Vec<Protected> = Vec::new();
+        for child in self
+            .control
+            .connections
+            .iter()
+            .flat_map(|connection| &connection.children)
+        {
+            for selector in &child.remote_ts {
+                let source = self
+                    .inner
+                    .addresses
+                    .iter()
+                    .map(|prefix| prefix.address())
+                    .find(|address| {
+                        address.is_ipv4() == selector.start().is_ipv4()
+                            && child
+                                .local_ts
+                                .iter()
+                                .any(|ts| ts.start() <= *address && *address <= ts.end())
+                    });
+                for destination in Prefix::cover(selector.start(), selector.end()) {
+                    if !protected
+                        .iter()
+                        .any(|known| known.destination == destination)
+                    {
+                        protected.push(Protected {
+                            destination,
+                            source,
+                        });
+                    }
+                }
+            }
+        }
+        protected
+    }
+
+    /// The addresses that connections name as ours.
+    pub fn local_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses: Vec<IpAddr> = self
+            .control
+            .connections
+            .iter()
+            .flat_map(|connection| connection.local_addrs.iter().copied())
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+}
+
+/// What a configuration is read from.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// Who besides the owner can read it.
+    readable_by: Option<&'static str>,
+    /// Where systemd put the service's credentials.
+    credentials: Option<OsString>,
+}

@@ -1,0 +1,485 @@
+//! Connections, their tunnels, and the keys that belong to them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use mitregate_control::{
+    ChildConfig, ConnectionConfig, EncapMode, EspProposal, GateConfig, Identity, Idle, IkeProposal,
+    Psk, Retransmit, Role, StartAction,
+};
+use mitregate_wire::TrafficSelector;
+
+use super::convert::Check;
+use super::file::{self, File};
+use super::locate::FieldPath;
+use super::{policy, secret};
+
+/// Whoever it is (swanctl's word).
+const ANY: &str = "%any";
+/// Strong and widely implemented; the order is the preference.
+const IKE_PROPOSALS: [&str; 2] = [
+    "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ecp256",
+    "chacha20poly1305-prfsha256-x25519-ecp256",
+];
+const ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-aes128gcm16", "chacha20poly1305"];
+/// RFC 7296 §3.1; a client moves to 4500 behind a NAT.
+const IKE_PORT: u16 = 500;
+
+/// A key and whose it is.
+struct Secret {
+    name: String,
+    ids: Vec<Identity>,
+    psk: Psk,
+}
+
+pub(super) fn connections(check: &mut Check<'_>, file: &File) -> Vec<ConnectionConfig> {
+    let secrets = secrets(check, file);
+    let mut connections = Vec::new();
+    for (name, connection) in &file.connections {
+        let at = FieldPath::of(&["connections", name]);
+        connections.extend(self::connection(
+            check,
+            &at,
+            name,
+            connection,
+            secrets.as_deref(),
+        ));
+    }
+    policy::order(&mut connections);
+    policy::check(check, &connections);
+    connections
+}
+
+fn secrets(check: &mut Check<'_>, file: &File) -> Option<Vec<Secret>> {
+    let mut secrets = Vec::new();
+    let mut complete = true;
+    for (name, entry) in &file.secrets {
+        let at = FieldPath::of(&["secrets", name]);
+        let ids = identities(check, &at.key("ids"), &entry.ids);
+        let sources = [
+            entry.secret.is_some(),
+            entry.secret_file.is_some(),
+            entry.credential.is_some(),
+        ];
+        if sources.iter().filter(|given| **given).count() != 1 {
+            check.error(
+                &at,
+                "needs exactly one of secret_file, credential and secret",
+            );
+            complete = false;
+            continue;
+        }
+        let (field, bytes) = if let Some(path) = &entry.secret_file {
+            let from_config = check.source.path.parent().map(|folder| folder.join(path));
+            let path = if path.is_absolute() {
+                path.clone()
+            } else {
+                from_config.unwrap_or_else(|| path.clone())
+            };
+            (at.key("secret_file"), secret::read_file(&path))
+        } else if let Some(credential) = &entry.credential {
+            let directory = check.source.credentials.clone();
+            (
+                at.key("credential"),
+                secret::read_credential(credential, directory),
+            )
+        } else if let Some(who) = check.source.readable_by {
+            let refusal = format!(
+                "this file is readable by {who}: `chmod 600` it, or put the key into a \
+                 secret_file of its own"
+            );
+            (at.key("secret"), Err(refusal))
+        } else {
+            let text = entry.secret.as_ref().map_or("", |secret| secret.expose());
+            (at.key("secret"), secret::decode(text))
+        };
+        match check.ok(&field, bytes) {
+            Some(bytes) => secrets.push(Secret {
+                name: name.clone(),
+                ids,
+                psk: Psk::new(bytes),
+            }),
+            None => complete = false,
+        }
+    }
+    complete.then_some(secrets)
+}
+
+fn connection(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    name: &str,
+    connection: &file::Connection,
+    secrets: Option<&[Secret]>,
+) -> Option<ConnectionConfig> {
+    self::name(check, at, name);
+    let starts = connection
+        .children
+        .values()
+        .any(|child| child.start_action == "start");
+    let role = match &connection.role {
+        None if starts => Some(Role::Client),
+        None => Some(Role::Server),
+        Some(role) => check.word(
+            &at.key("role"),
+            role,
+            &[("client", Role::Client), ("server", Role::Server)],
+        ),
+    };
+    let local_addrs = addresses(check, &at.key("local_addrs"), &connection.local_addrs);
+    let remote_addrs = addresses(check, &at.key("remote_addrs"), &connection.remote_addrs);
+    if remote_addrs.is_empty() && (role == Some(Role::Client) || starts) {
+        let field = at.key("remote_addrs");
+        check.error(&field, "a client needs the address of its peer");
+    }
+    let encap = check.word(
+        &at.key("encap"),
+        &connection.encap,
+        &[
+            ("auto", EncapMode::Auto),
+            ("esp", EncapMode::Esp),
+            ("udp", EncapMode::Udp),
+        ],
+    );
+    let proposals = proposals::<IkeProposal>(
+        check,
+        &at.key("proposals"),
+        &connection.proposals,
+        &IKE_PROPOSALS,
+    );
+    for (side, auth) in [("local", &connection.local), ("remote", &connection.remote)] {
+        check.word(&at.key(side).key("auth"), &auth.auth, &[("psk", ())]);
+    }
+    let local_id = match &connection.local.id {
+        Some(id) => identity(check, &at.key("local").key("id"), id),
+        None => match local_addrs.first() {
+            Some(address) => Some(Identity::from(*address)),
+            None => {
+                check.error(
+                    &at.key("local").key("id"),
+                    "is missing: who are we to the peer?",
+                );
+                None
+            }
+        },
+    };
+    let remote_id = match connection.remote.id.as_deref() {
+        Some(ANY) => Some(None),
+        Some(id) => identity(check, &at.key("remote").key("id"), id).map(Some),
+        None => Some(remote_addrs.first().map(|address| Identity::from(*address))),
+    };
+    let psk = match (&local_id, &remote_id, secrets) {
+        (Some(local), Some(remote), Some(secrets)) => {
+            find_secret(check, at, local, remote.as_ref(), secrets)
+        }
+        _ => None,
+    };
+    let gate = gate(check, &at.key("gate"), &connection.gate, role?);
+    let retransmit = retransmit(check, at, connection);
+    if connection.children.is_empty() {
+        check.error(
+            &at.key("children"),
+            "has no child: at least one tunnel is needed",
+        );
+    }
+    let children: Vec<_> = connection
+        .children
+        .iter()
+        .filter_map(|(child_name, entry)| {
+            let at = at.key("children").key(child_name);
+            child(check, &at, child_name, entry)
+        })
+        .collect();
+    let times = [
+        (
+            "dpd_delay",
+            &connection.dpd_delay,
+            ConnectionConfig::DPD_DELAY,
+        ),
+        (
+            "keepalive",
+            &connection.keepalive,
+            ConnectionConfig::KEEPALIVE,
+        ),
+        (
+            "reauth_time",
+            &connection.reauth_time,
+            ConnectionConfig::REAUTH_TIME,
+        ),
+    ];
+    let [dpd_delay, keepalive, reauth_time] =
+        times.map(|(field, text, default)| check.duration(&at.key(field), text.as_ref(), default));
+    Some(ConnectionConfig {
+        name: name.to_owned(),
+        local_addrs,
+        remote_addrs,
+        local_port: IKE_PORT,
+        remote_port: IKE_PORT,
+        local_id: local_id?,
+        remote_id: remote_id?,
+        psk: psk?,
+        proposals,
+        encap: encap?,
+        retransmit,
+        gate,
+        children,
+        reauth_time,
+        dpd_delay,
+        keepalive,
+    })
+}
+
+/// The key whose identities fit best, as swanctl chooses: both named, then the peer named, then
+/// nobody named.
+fn find_secret(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    local: &Identity,
+    remote: Option<&Identity>,
+    secrets: &[Secret],
+) -> Option<Psk> {
+    let fit = |secret: &Secret| {
+        let names = |id: &Identity| secret.ids.contains(id);
+        match (
+            secret.ids.is_empty(),
+            remote.is_some_and(names),
+            names(local),
+        ) {
+            (true, _, _) => 1,
+            (_, true, false) => 2,
+            (_, true, true) => 3,
+            // Without a known peer, our own name has to do.
+            (_, false, true) if remote.is_none() => 2,
+            _ => 0,
+        }
+    };
+    let best = secrets.iter().map(fit).max().unwrap_or(0);
+    let peer = remote.map_or(ANY.to_owned(), ToString::to_string);
+    if best == 0 {
+        check.error(
+            at,
+            format!(
+                "no secret for the peer {peer}: add a [secrets.NAME] with ids = [\"{local}\", \
+                 \"{peer}\"] and a secret_file"
+            ),
+        );
+        return None;
+    }
+    let mut fitting = secrets.iter().filter(|secret| fit(secret) == best);
+    let first = fitting.next()?;
+    if let Some(second) = fitting.next() {
+        check.error(
+            at,
+            format!(
+                "secrets.{} and secrets.{} fit the peer {peer} equally well: say by ids whose \
+                 they are",
+                first.name, second.name
+            ),
+        );
+    }
+    Some(first.psk.clone())
+}
+
+fn gate(check: &mut Check<'_>, at: &FieldPath, gate: &file::Gate, role: Role) -> GateConfig {
+    let mut config = GateConfig::new(role);
+    config.ping_timeout = check.duration(
+        &at.key("ping_timeout"),
+        gate.ping_timeout.as_ref(),
+        config.ping_timeout,
+    );
+    config.rekey_patience = check.duration(
+        &at.key("rekey_patience"),
+        gate.rekey_patience.as_ref(),
+        config.rekey_patience,
+    );
+    if config.ping_timeout < Duration::from_millis(1) {
+        check.error(&at.key("ping_timeout"), "is less than 1ms");
+    }
+    for (field, given, value) in [
+        ("tries", gate.tries, &mut config.tries),
+        (
+            "suspect_tries",
+            gate.suspect_tries,
+            &mut config.suspect_tries,
+        ),
+        (
+            "epochs_per_session",
+            gate.epochs_per_session,
+            &mut config.epochs_per_session,
+        ),
+    ] {
+        let Some(given) = given else { continue };
+        *value = given;
+        if !(1..=100).contains(&given) {
+            check.error(&at.key(field), "is not within 1 to 100");
+        }
+    }
+    if let Some(backoff) = gate.backoff {
+        config.backoff = backoff;
+        if !(1.0..=10.0).contains(&backoff) {
+            check.error(&at.key("backoff"), "is not within 1.0 to 10.0");
+        }
+    }
+    if let Some(jitter) = gate.jitter {
+        config.jitter = jitter;
+        if !(0.0..=0.9).contains(&jitter) {
+            check.error(&at.key("jitter"), "is not within 0.0 to 0.9");
+        }
+    }
+    match gate.idle {
+        Some(true) => config.idle = Some(config.idle.take().unwrap_or_else(Idle::default)),
+        Some(false) => config.idle = None,
+        None => {}
+    }
+    config
+}
+
+fn retransmit(check: &mut Check<'_>, at: &FieldPath, from: &file::Connection) -> Retransmit {
+    let mut config = Retransmit::default();
+    config.timeout = check.duration(
+        &at.key("retransmit_timeout"),
+        from.retransmit_timeout.as_ref(),
+        config.timeout,
+    );
+    config.limit = check.duration(
+        &at.key("retransmit_limit"),
+        from.retransmit_limit.as_ref(),
+        config.limit,
+    );
+    if config.timeout < Duration::from_millis(10) {
+        check.error(&at.key("retransmit_timeout"), "is less than 10ms");
+    }
+    if let Some(tries) = from.retransmit_tries {
+        config.tries = tries;
+        if !(1..=100).contains(&tries) {
+            check.error(&at.key("retransmit_tries"), "is not within 1 to 100");
+        }
+    }
+    if let Some(base) = from.retransmit_base {
+        config.base = base;
+        if !(1.0..=10.0).contains(&base) {
+            check.error(&at.key("retransmit_base"), "is not within 1.0 to 10.0");
+        }
+    }
+    config
+}
+
+fn child(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    name: &str,
+    child: &file::Child,
+) -> Option<ChildConfig> {
+    self::name(check, at, name);
+    let local_ts = selectors(check, &at.key("local_ts"), &child.local_ts);
+    let remote_ts = selectors(check, &at.key("remote_ts"), &child.remote_ts);
+    let esp_proposals = proposals::<EspProposal>(
+        check,
+        &at.key("esp_proposals"),
+        &child.esp_proposals,
+        &ESP_PROPOSALS,
+    );
+    let start_action = check.word(
+        &at.key("start_action"),
+        &child.start_action,
+        &[("start", StartAction::Start), ("none", StartAction::None)],
+    );
+    let rekey_time = check.duration(
+        &at.key("rekey_time"),
+        child.rekey_time.as_ref(),
+        ChildConfig::REKEY_TIME,
+    );
+    if rekey_time < Duration::from_secs(1) {
+        check.error(&at.key("rekey_time"), "is less than 1s");
+    }
+    let life_time = check.duration(
+        &at.key("life_time"),
+        child.life_time.as_ref(),
+        ChildConfig::default_life_time(rekey_time),
+    );
+    if life_time <= rekey_time {
+        check.error(&at.key("life_time"), "must be longer than rekey_time");
+    }
+    for (field, limit) in [
+        ("rekey_packets", child.rekey_packets),
+        ("rekey_bytes", child.rekey_bytes),
+    ] {
+        if limit == Some(0) {
+            check.error(&at.key(field), "is 0: nothing could ever be sent");
+        }
+    }
+    Some(ChildConfig {
+        name: name.to_owned(),
+        local_ts,
+        remote_ts,
+        esp_proposals,
+        start_action: start_action?,
+        rekey_time,
+        life_time,
+        rekey_packets: child.rekey_packets.unwrap_or(u64::MAX),
+        rekey_bytes: child.rekey_bytes.unwrap_or(u64::MAX),
+    })
+}
+
+fn selectors(check: &mut Check<'_>, at: &FieldPath, texts: &[String]) -> Vec<TrafficSelector> {
+    if texts.is_empty() {
+        check.error(at, "is empty: which addresses are to be protected?");
+    }
+    check.list(at, texts, |text, _| {
+        format!(
+            "{text:?} is not a traffic selector, such as \"10.1.0.0/24\", \"10.1.0.5-10.1.0.9\" \
+             or \"10.1.0.0/24[tcp/80]\""
+        )
+    })
+}
+
+fn proposals<T>(check: &mut Check<'_>, at: &FieldPath, texts: &[String], default: &[&str]) -> Vec<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    let default: Vec<_> = default.iter().map(|text| (*text).to_owned()).collect();
+    let texts = if texts.is_empty() { &default } else { texts };
+    check.list(at, texts, |text, error| {
+        format!("proposal {text:?}: {error}; for example \"{}\"", default[0])
+    })
+}
+
+/// Empty for `%any`.
+fn addresses(check: &mut Check<'_>, at: &FieldPath, texts: &[String]) -> Vec<IpAddr> {
+    if texts == [ANY] {
+        return Vec::new();
+    }
+    check.list(at, texts, |text, _| {
+        format!("{text:?} is not an IP address")
+    })
+}
+
+fn identities(check: &mut Check<'_>, at: &FieldPath, texts: &[String]) -> Vec<Identity> {
+    let mut ids = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        ids.extend(identity(check, &at.index(index), text));
+    }
+    ids
+}
+
+fn identity(check: &mut Check<'_>, at: &FieldPath, text: &str) -> Option<Identity> {
+    let result = text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not an identity: an address, name@domain, a host name, or @# and \
+             hexadecimal digits"
+        )
+    });
+    check.ok(at, result)
+}
+
+/// Names appear in logs, tables and on command lines.
+fn name(check: &mut Check<'_>, at: &FieldPath, name: &str) {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        check.error(
+            at,
+            "is not a name of 1 to 64 letters, digits, \"-\", \"_\" and \".\"",
+        );
+    }
+}

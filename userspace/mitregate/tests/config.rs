@@ -1,0 +1,561 @@
+//! Configuration files, right and wrong: each error names file, line and field.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mitregate::config::Settings;
+use mitregate_control::{Role, StartAction};
+
+const CLIENT: &str = r#"[daemon]
+control_socket = "/run/mitregate/client.sock"
+provider = "rustcrypto"
+log = "debug"
+log_format = "json"
+
+[outer]
+interface = "wan"
+xdp_mode = "generic"
+zero_copy = "off"
+
+[inner]
+interface = "mg0"
+mtu = 1400
+addresses = ["10.1.0.1/32"]
+
+[connections.home]
+local_addrs = ["192.168.1.2"]
+remote_addrs = ["203.0.113.1"]
+encap = "udp"
+proposals = ["aes256gcm16-prfsha256-x25519"]
+
+[connections.home.local]
+auth = "psk"
+id = "client@lab"
+
+[connections.home.remote]
+auth = "psk"
+id = "gw@lab"
+
+[connections.home.gate]
+ping_timeout = "100ms"
+tries = 7
+
+[connections.home.children.net]
+local_ts = ["10.1.0.1/32"]
+remote_ts = ["10.2.0.0/24"]
+esp_proposals = ["aes256gcm16"]
+start_action = "start"
+rekey_time = "1h"
+
+[secrets.home]
+ids = ["client@lab", "gw@lab"]
+secret = "swordfish"
+"#;
+
+struct Files {
+    dir: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn write(&self, name: &str, mode: u32, text: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn load(&self, text: &str) -> Result<Settings, Vec<String>> {
+        let path = self.write("mitregate.toml", 0o600, text);
+        Settings::load(&path).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// The errors of the client's configuration with one text replaced by another.
+fn errors(from: &str, to: &str) -> Vec<String> {
+    assert!(CLIENT.contains(from), "{from}");
+    let Err(errors) = Files::new().load(&CLIENT.replacen(from, to, 1)) else {
+        panic!("{to} was accepted");
+    };
+    for error in &errors {
+        assert!(!error.contains("swordfish"), "{error}");
+    }
+    errors
+}
+
+/// `at` is the beginning of the line that is to be named, in the changed file.
+#[track_caller]
+fn one_error(from: &str, to: &str, at: &str, field: &str, message: &str) {
+    let errors = errors(from, to);
+    let changed = CLIENT.replacen(from, to, 1);
+    let line = 1 + changed
+        .lines()
+        .collect::<Vec<_>>()
+        .iter()
+        .rposition(|line| line.starts_with(at))
+        .expect(at);
+    let [error] = errors.as_slice() else {
+        panic!("{errors:#?}")
+    };
+    assert!(
+        error.contains(&format!("mitregate.toml:{line}: {field}: ")),
+        "{error}"
+    );
+    assert!(error.contains(message), "{error}");
+}
+
+#[test]
+fn a_client() {
+    let settings = Files::new()
+        .load(CLIENT)
+        .unwrap_or_else(|errors| panic!("{errors:#?}"));
+    assert_eq!(settings.outer.interface, "wan");
+    assert!(!settings.outer.zero_copy);
+    assert!(settings.daemon.log_json);
+    assert_eq!(settings.inner.addresses.len(), 1);
+    let [home] = settings.control.connections.as_slice() else {
+        panic!()
+    };
+    assert_eq!(home.gate.role, Role::Client);
+    assert_eq!(home.gate.ping_timeout, Duration::from_millis(100));
+    assert_eq!(home.gate.tries, 7);
+    assert_eq!(home.local_id.to_string(), "client@lab");
+    let [net] = home.children.as_slice() else {
+        panic!()
+    };
+    assert_eq!(net.start_action, StartAction::Start);
+    assert_eq!(net.remote_ts[0].to_string(), "10.2.0.0/24");
+    let [protected] = &settings.protected()[..] else {
+        panic!()
+    };
+    assert_eq!(protected.destination.to_string(), "10.2.0.0/24");
+    assert_eq!(
+        protected.source,
+        Some("10.1.0.1".parse::<IpAddr>().unwrap())
+    );
+}
+
+#[test]
+fn the_shortest_server() {
+    let files = Files::new();
+    files.write("psk", 0o400, "swordfish\n");
+    let settings = files
+        .load(
+            r#"
+            outer.interface = "wan"
+            [connections.any]
+            local.id = "gw@lab"
+            remote.id = "%any"
+            children.net = { local_ts = ["0.0.0.0/0"], remote_ts = ["10.1.0.1"] }
+            [secrets.all]
+            secret_file = "psk"
+            "#,
+        )
+        .unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let [any] = settings.control.connections.as_slice() else {
+        panic!()
+    };
+    assert_eq!(any.gate.role, Role::Server);
+    assert!(any.remote_id.is_none() && any.remote_addrs.is_empty());
+    assert!(!any.proposals.is_empty() && !any.children[0].esp_proposals.is_empty());
+    assert_eq!(settings.inner.interface, "mg0");
+}
+
+#[test]
+fn typos_are_found() {
+    one_error(
+        "interface = \"wan\"",
+        "interfaces = \"wan\"",
+        "interfaces",
+        "outer.interfaces",
+        "unknown field",
+    );
+    one_error(
+        "encap = ",
+        "encaps = ",
+        "encap",
+        "connections.home.encaps",
+        "unknown field",
+    );
+    one_error("[inner]", "[iner]", "[iner]", "iner", "unknown field");
+    one_error(
+        "ids = [",
+        "id = [",
+        "id = [",
+        "secrets.home.id",
+        "unknown field",
+    );
+    one_error(
+        "mtu = 1400",
+        "mtu = \"1400\"",
+        "mtu",
+        "inner.mtu",
+        "invalid type",
+    );
+    one_error(
+        "interface = \"wan\"\n",
+        "",
+        "[outer]",
+        "outer",
+        "missing field `interface`",
+    );
+    one_error("mtu = 1400", "mtu = 1400 x", "mtu", "inner.mtu", "expected");
+    one_error("[outer]", "[daemon]", "[daemon]", "daemon", "duplicate");
+}
+
+#[test]
+fn values_that_make_no_sense() {
+    let home = "connections.home";
+    let net = "connections.home.children.net";
+    for (from, to, at, field, message) in [
+        (
+            "\"10.2.0.0/24\"",
+            "\"10.2.0/24\"",
+            "remote_ts",
+            &*format!("{net}.remote_ts[0]"),
+            "not a traffic selector",
+        ),
+        (
+            "\"10.2.0.0/24\"",
+            "\"10.2.0.0/33\"",
+            "remote_ts",
+            &format!("{net}.remote_ts[0]"),
+            "not a traffic selector",
+        ),
+        (
+            "[\"10.2.0.0/24\"]",
+            "[]",
+            "remote_ts",
+            &format!("{net}.remote_ts"),
+            "is empty",
+        ),
+        (
+            "\"10.2.0.0/24\"",
+            "\"10.1.0.1\"",
+            "remote_ts",
+            &format!("{net}.remote_ts[0]"),
+            "both sides",
+        ),
+        (
+            "\"start\"",
+            "\"go\"",
+            "start_action",
+            &format!("{net}.start_action"),
+            "\"start\", \"none\"",
+        ),
+        (
+            "\"1h\"",
+            "\"1 hour\"",
+            "rekey_time",
+            &format!("{net}.rekey_time"),
+            "units are",
+        ),
+        (
+            "\"1h\"",
+            "\"100ms\"",
+            "rekey_time",
+            &format!("{net}.rekey_time"),
+            "less than 1s",
+        ),
+        (
+            "\"1h\"",
+            "\"1h\"\nlife_time = \"30m\"",
+            "life_time",
+            &format!("{net}.life_time"),
+            "longer than rekey_time",
+        ),
+        (
+            "aes256gcm16-prfsha256-x25519",
+            "rot13",
+            "proposals",
+            &format!("{home}.proposals[0]"),
+            "unknown algorithm",
+        ),
+        (
+            "esp_proposals = [\"aes256gcm16\"]",
+            "esp_proposals = [\"null\"]",
+            "esp_proposals",
+            &format!("{net}.esp_proposals[0]"),
+            "null",
+        ),
+        (
+            "\"192.168.1.2\"",
+            "\"192.168.1\"",
+            "local_addrs",
+            &format!("{home}.local_addrs[0]"),
+            "not an IP address",
+        ),
+        (
+            "[\"203.0.113.1\"]",
+            "[\"%any\"]",
+            "remote_addrs",
+            &format!("{home}.remote_addrs"),
+            "address of its peer",
+        ),
+        (
+            "\"udp\"",
+            "\"tcp\"",
+            "encap",
+            &format!("{home}.encap"),
+            "\"auto\", \"esp\", \"udp\"",
+        ),
+        (
+            "auth = \"psk\"",
+            "auth = \"eap\"",
+            "auth = \"eap\"",
+            &format!("{home}.local.auth"),
+            "\"psk\"",
+        ),
+        (
+            "\"client@lab\"",
+            "\"@#xyz\"",
+            "id = \"@#",
+            &format!("{home}.local.id"),
+            "not an identity",
+        ),
+        (
+            "\"100ms\"",
+            "\"100\"",
+            "ping_timeout",
+            &format!("{home}.gate.ping_timeout"),
+            "needs a unit",
+        ),
+        (
+            "tries = 7",
+            "tries = 0",
+            "tries",
+            &format!("{home}.gate.tries"),
+            "1 to 100",
+        ),
+        (
+            "tries = 7",
+            "jitter = 1.5",
+            "jitter",
+            &format!("{home}.gate.jitter"),
+            "0.0 to 0.9",
+        ),
+        (
+            "\"10.1.0.1/32\"]\n\n[connections.home]",
+            "\"10.1.0.1/64\"]\n\n[connections.home]",
+            "addresses",
+            "inner.addresses[0]",
+            "prefix length from 0 to 32",
+        ),
+        ("mtu = 1400", "mtu = 100", "mtu", "inner.mtu", "576 to 1500"),
+        (
+            "interface = \"mg0\"",
+            "interface = \"wan\"",
+            "interface",
+            "inner.interface",
+            "one of its own",
+        ),
+        (
+            "interface = \"mg0\"",
+            "interface = \"a-name-too-long\"",
+            "interface",
+            "inner.interface",
+            "1 to 14 characters",
+        ),
+        (
+            "\"generic\"",
+            "\"fast\"",
+            "xdp_mode",
+            "outer.xdp_mode",
+            "\"native\"",
+        ),
+        (
+            "\"rustcrypto\"",
+            "\"openssl\"",
+            "provider",
+            "daemon.provider",
+            "\"aws-lc\"",
+        ),
+        (
+            "\"debug\"",
+            "\"a=b=c\"",
+            "log",
+            "daemon.log",
+            "neither a level",
+        ),
+        (
+            "\"json\"",
+            "\"xml\"",
+            "log_format",
+            "daemon.log_format",
+            "\"human\"",
+        ),
+        (
+            "\"/run/mitregate/client.sock\"",
+            "\"x.sock\"",
+            "control_socket",
+            "daemon.control_socket",
+            "absolute",
+        ),
+        (
+            "log = \"debug\"",
+            "workers = 2",
+            "workers",
+            "daemon.workers",
+            "1 worker",
+        ),
+        (
+            "children.net]",
+            "children.\"a b\"]",
+            "[connections.home.children.\"a b\"]",
+            "connections.home.children.\"a b\"",
+            "not a name",
+        ),
+    ] {
+        one_error(from, to, at, field, message);
+    }
+}
+
+#[test]
+fn all_errors_are_shown_at_once_in_order() {
+    let text = CLIENT
+        .replace("mtu = 1400", "mtu = 1")
+        .replace("tries = 7", "tries = 0");
+    let errors = Files::new().load(&text).err().unwrap();
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+    assert!(
+        errors[0].contains(":14: inner.mtu")
+            && errors[1].contains(": connections.home.gate.tries: ")
+    );
+}
+
+#[test]
+fn tunnels_must_not_hide_each_other() {
+    let second = |selectors: &str| {
+        let text = format!("{CLIENT}\n[connections.home.children.second]\n{selectors}\n");
+        Files::new().load(&text).map_err(|errors| errors.join("\n"))
+    };
+    let same = second("local_ts = [\"10.1.0.1\"]\nremote_ts = [\"10.2.0.0/24\"]")
+        .err()
+        .unwrap();
+    assert!(same.contains("takes all its packets"), "{same}");
+    let partial = second("local_ts = [\"10.1.0.0/24\"]\nremote_ts = [\"10.2.0.9-10.2.1.9\"]")
+        .err()
+        .unwrap();
+    assert!(
+        partial.contains("overlap those of") && partial.contains("in part"),
+        "{partial}"
+    );
+    // One inside the other is an order, whichever comes first in the file.
+    let inside = second("local_ts = [\"10.1.0.1\"]\nremote_ts = [\"10.2.0.9\"]")
+        .ok()
+        .unwrap();
+    assert_eq!(inside.control.connections[0].children[0].name, "second");
+    let around = second("local_ts = [\"10.1.0.1\"]\nremote_ts = [\"0.0.0.0/0\"]")
+        .ok()
+        .unwrap();
+    assert_eq!(around.control.connections[0].children[1].name, "second");
+    second("local_ts = [\"10.1.0.1\"]\nremote_ts = [\"10.3.0.0/24\"]")
+        .ok()
+        .unwrap();
+}
+
+#[test]
+fn secrets_have_one_source_and_are_found_by_identity() {
+    one_error(
+        "secret = \"swordfish\"\n",
+        "",
+        "[secrets.home]",
+        "secrets.home",
+        "exactly one of",
+    );
+    one_error(
+        "secret = \"swordfish\"",
+        "secret = \"swordfish\"\ncredential = \"swordfish\"",
+        "[secrets.home]",
+        "secrets.home",
+        "exactly one of",
+    );
+    one_error(
+        "\"gw@lab\"]",
+        "\"other@lab\"]",
+        "[connections.home]",
+        "connections.home",
+        "no secret for the peer gw@lab",
+    );
+    one_error(
+        "swordfish",
+        "0xswordfish",
+        "secret",
+        "secrets.home.secret",
+        "hexadecimal",
+    );
+    // The parser would quote the value.
+    one_error(
+        "secret = \"swordfish\"",
+        "secret = 4711",
+        "secret",
+        "secrets.home.secret",
+        "one text each",
+    );
+    assert!(!errors("secret = \"swordfish\"", "secret = 4711")[0].contains("4711"));
+    one_error(
+        "secret = \"swordfish\"",
+        "secret_file = \"none\"",
+        "secret",
+        "secrets.home.secret_file",
+        "cannot read",
+    );
+    let twice =
+        format!("{CLIENT}\n[secrets.again]\nids = [\"gw@lab\", \"client@lab\"]\nsecret = \"x\"\n");
+    let error = Files::new().load(&twice).err().unwrap().join("\n");
+    assert!(
+        error.contains("fit the peer gw@lab equally well"),
+        "{error}"
+    );
+    let general = format!("{CLIENT}\n[secrets.general]\nsecret = \"x\"\n");
+    assert!(Files::new().load(&general).is_ok());
+}
+
+#[test]
+fn a_secret_in_a_public_file_is_refused() {
+    let files = Files::new();
+    for (mode, who) in [(0o644, "everybody"), (0o640, "its group")] {
+        let path = files.write("mitregate.toml", mode, CLIENT);
+        let errors = Settings::load(&path).err().unwrap();
+        assert!(
+            errors[0]
+                .to_string()
+                .contains(&format!("readable by {who}")),
+            "{}",
+            errors[0]
+        );
+        assert_eq!(errors[0].field, "secrets.home.secret");
+    }
+    files.write("psk", 0o600, "swordfish\n");
+    let text = CLIENT.replace("secret = \"swordfish\"", "secret_file = \"psk\"");
+    let path = files.write("mitregate.toml", 0o644, &text);
+    assert!(Settings::load(&path).is_ok());
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let files = Files::new();
+    let error = Settings::load(&files.dir.path().join("none.toml"))
+        .err()
+        .unwrap();
+    assert!(
+        error[0].to_string().contains("none.toml: cannot read"),
+        "{}",
+        error[0]
+    );
+    let path = files.write("latin1.toml", 0o600, "");
+    fs::write(&path, [0xff]).unwrap();
+    assert!(
+        Settings::load(&path).err().unwrap()[0]
+            .to_string()
+            .contains("UTF-8")
+    );
+}
