@@ -1,0 +1,337 @@
+//! The two `mitregate` daemons: their configuration, life and status.
+
+use std::{
+    env,
+    fs::{self, OpenOptions},
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{
+    interrupt, payload, sh,
+    topology::{Host, Lab},
+};
+
+/// From SIGTERM to the end, the deletion of the SAs at the peer included.
+const ORDERLY_END: Duration = Duration::from_secs(5);
+
+/// How ESP travels through the NAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Encap {
+    /// ESP in UDP 4500 (RFC 3948)
+    Udp,
+    /// Plain ESP, IP protocol 50
+    Esp,
+}
+
+impl Encap {
+    /// As in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Encap::Udp => "udp",
+            Encap::Esp => "esp",
+        }
+    }
+}
+
+/// What the lab puts into the two configurations.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    /// How ESP travels through the NAT
+    #[arg(long, value_enum, default_value = "udp")]
+    pub encap: Encap,
+    /// Who computes the AEAD: aws-lc | rustcrypto
+    #[arg(long, default_value = "aws-lc")]
+    pub provider: String,
+    /// ESP's cipher: aes256gcm16 | aes128gcm16 | chacha20poly1305
+    #[arg(long, default_value = "aes256gcm16")]
+    pub suite: String,
+    /// The daemons' log level
+    #[arg(long, default_value = "info")]
+    pub daemon_log: String,
+}
+
+impl Settings {
+    /// A template from `configs/`, filled in.
+    fn fill(&self, template: &str, run: &Path) -> String {
+        template
+            .replace("@RUN@", &run.display().to_string())
+            .replace("@PROVIDER@", &self.provider)
+            .replace("@LOG@", &self.daemon_log)
+            .replace("@ENCAP@", self.encap.name())
+            .replace("@SUITE@", &self.suite)
+    }
+}
+
+/// Write both configurations and a new shared secret.
+pub fn configure(lab: &Lab, settings: &Settings) -> Result<()> {
+    let run = lab.run_dir();
+    lab.write_secret("secret", &payload::random_hex(32)?)?;
+    lab.write_secret(
+        "client.toml",
+        &settings.fill(include_str!("../configs/client.toml"), run),
+    )?;
+    lab.write_secret(
+        "gw.toml",
+        &settings.fill(include_str!("../configs/gateway.toml"), run),
+    )?;
+    Ok(())
+}
+
+/// The `mitregate` beside us.
+pub fn binary() -> Result<PathBuf> {
+    let path = env::current_exe()?.with_file_name("mitregate");
+    if !path.is_file() {
+        bail!(
+            "{} is not there: cargo xtask build --release",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// How to ask a daemon of that lab, standing or ours.
+#[derive(Clone, Debug)]
+pub struct Control {
+    socket: PathBuf,
+    binary: PathBuf,
+}
+
+impl Control {
+    /// That of the daemon on a host.
+    pub fn of(lab: &Lab, host: Host) -> Result<Self> {
+        let socket = lab.run_dir().join(format!("{}.sock", host.name()));
+        Ok(Control {
+            socket,
+            binary: binary()?,
+        })
+    }
+
+    /// `mitregate` with that socket.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut cmd = sh::command(&self.binary.display().to_string());
+        cmd.arg("--socket").arg(&self.socket).args(arguments);
+        cmd
+    }
+
+    /// The answer to a command, as JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let mut cmd = self.command(arguments);
+        let text = sh::output(cmd.arg("--json"))?;
+        serde_json::from_str(&text).with_context(|| format!("`{}`: no JSON", sh::show(&cmd)))
+    }
+}
+
+/// A running daemon. Dropping it kills it.
+pub struct Daemon {
+    child: Child,
+    control: Control,
+    host: Host,
+    log: PathBuf,
+    /// Just before its process was made.
+    pub started: Instant,
+}
+
+impl Daemon {
+    /// Start it; its log is `<logs>/<host>.log`, added to when there is one.
+    pub fn start(lab: &Lab, host: Host, logs: &Path) -> Result<Self> {
+        let control = Control::of(lab, host)?;
+        let log = logs.join(format!("{}.log", host.name()));
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let config = lab.run_dir().join(format!("{}.toml", host.name()));
+        let started = Instant::now();
+        let child = lab
+            .host(host)
+            .command(&control.binary.display().to_string())
+            .args(["run", "-c"])
+            .arg(config)
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            // A Ctrl-C on the terminal is for the lab, which then ends the daemons in order.
+            .process_group(0)
+            .spawn()
+            .context("cannot start mitregate")?;
+        Ok(Daemon {
+            child,
+            control,
+            host,
+            log,
+            started,
+        })
+    }
+
+    /// How to ask it.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error, with what it said last, once it has ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let name = self.host.name();
+            bail!(
+                "the daemon on {name} ended: {status}; its log ends:\n{}",
+                self.log_end(12)
+            );
+        }
+        Ok(())
+    }
+
+    /// Wait until it answers on its control socket.
+    pub fn wait_ready(&mut self, limit: Duration) -> Result<()> {
+        let what = format!("the daemon on {} to answer", self.host.name());
+        interrupt::wait_for(&what, limit, || {
+            self.check()?;
+            Ok(self.control.ask(&["list-sas"]).ok().map(drop))
+        })
+    }
+
+    /// Wait until an epoch is in one of those states; the object that says so.
+    pub fn wait_epoch(&mut self, states: &[&str], limit: Duration) -> Result<Value> {
+        let what = format!(
+            "an epoch on {} to be {}",
+            self.host.name(),
+            states.join(" or ")
+        );
+        let found = interrupt::wait_for(&what, limit, || {
+            self.check()?;
+            let Ok(list) = self.control.ask(&["list-sas"]) else {
+                return Ok(None);
+            };
+            Ok(epochs(&list)
+                .find(|epoch| states.iter().any(|s| epoch["state"] == *s))
+                .cloned())
+        });
+        found.with_context(|| format!("its log ends:\n{}", self.log_end(12)))
+    }
+
+    /// SIGKILL: no chance to clean up.
+    pub fn kill(mut self) -> Result<()> {
+        self.check()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM: it must end in order, and in time.
+    pub fn terminate(mut self) -> Result<()> {
+        self.check()?;
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        let what = format!("the daemon on {} to end after SIGTERM", self.host.name());
+        let status = interrupt::wait_for(&what, ORDERLY_END, || Ok(self.child.try_wait()?))?;
+        if !status.success() {
+            let signal = status
+                .signal()
+                .map_or(String::new(), |s| format!(" (signal {s})"));
+            bail!(
+                "the daemon on {} ended badly: {status}{signal}",
+                self.host.name()
+            );
+        }
+        Ok(())
+    }
+
+    /// CPU time used so far, user and system.
+    pub fn cpu(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // proc(5): utime and stime are fields 14 and 15, in ticks of 1/100 s; after the name, which
+        // stands in parentheses, they are the 12th and 13th.
+        let rest = stat.rsplit_once(") ").context("an odd /proc/…/stat")?.1;
+        let ticks = rest
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|t| t.parse::<u64>().unwrap_or(0));
+        Ok(Duration::from_millis(ticks.sum::<u64>() * 10))
+    }
+
+    /// Let it live on when we end.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
+    fn log_end(&self, lines: usize) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let all: Vec<_> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Every epoch in a `list-sas` answer: the objects that have a state.
+pub fn epochs(list: &Value) -> impl Iterator<Item = &Value> {
+    walk(list).filter(|value| value.get("state").is_some_and(Value::is_string))
+}
+
+/// The first value of that name, at any depth.
+pub fn find<'a>(document: &'a Value, key: &str) -> Option<&'a Value> {
+    walk(document).find_map(|value| value.get(key))
+}
+
+/// A value and everything in it.
+fn walk(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+    let inner: Box<dyn Iterator<Item = &Value>> = match value {
+        Value::Array(items) => Box::new(items.iter()),
+        Value::Object(fields) => Box::new(fields.values()),
+        _ => Box::new(std::iter::empty()),
+    };
+    Box::new(std::iter::once(value).chain(inner.flat_map(walk)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_are_filled_completely() {
+        let settings = Settings {
+            encap: Encap::Esp,
+            provider: "aws-lc".into(),
+            suite: "aes256gcm16".into(),
+            daemon_log: "info".into(),
+        };
+        for template in [
+            include_str!("../configs/client.toml"),
+            include_str!("../configs/gateway.toml"),
+        ] {
+            let config = settings.fill(template, Path::new("/run/mitregate/lab/x"));
+            let settings = config.lines().filter(|line| !line.starts_with('#'));
+            let open = settings.filter(|line| line.split('@').count() > 2 && !line.contains("ids"));
+            assert_eq!(open.collect::<Vec<_>>(), Vec::<&str>::new());
+            assert!(config.contains("encap = \"esp\""));
+        }
+    }
+
+    #[test]
+    fn epochs_are_found_at_any_depth() {
+        let list = serde_json::json!({ "tunnels": [
+            { "name": "net", "epochs": [{ "state": "probing" }, { "state": "proven", "last_rtt_us": 7 }] },
+        ]});
+        let states: Vec<_> = epochs(&list).map(|epoch| epoch["state"].as_str()).collect();
+        assert_eq!(states, [Some("probing"), Some("proven")]);
+        assert_eq!(find(&list, "last_rtt_us"), Some(&serde_json::json!(7)));
+        assert_eq!(find(&list, "xdp_mode"), None);
+    }
+}

@@ -1,0 +1,408 @@
+//! The demo: a tunnel through a NAT, real traffic, a crash, and a look at the wire.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::Value;
+
+use crate::{
+    capture::{Capture, Counts},
+    daemon::{self, Daemon, Encap, Settings},
+    flow::Flow,
+    http, interrupt,
+    iperf::{self, Direction},
+    payload,
+    ping::ping,
+    report::{Crash, Report, thousands},
+    topology::{self, CLIENT_INNER, GATEWAY_WAN, Host, Lab, NAT_WAN, PROTECTED_NET, SERVER},
+};
+
+const PINGS: u16 = 200;
+const PING_INTERVAL: Duration = Duration::from_millis(10);
+const FILE_BYTES: usize = 64 << 20;
+/// Fewer ESP packets than that on the wire, and the capture has not seen the demo.
+const ESP_AT_LEAST: u64 = 2000;
+const DEAD: Duration = Duration::from_secs(2);
+/// Fewer attempts than that while the daemon is dead prove nothing.
+const ATTEMPTS_AT_LEAST: u64 = 200;
+/// For a daemon to start, and for the tunnel to be proven.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the demo may be told.
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    settings: Settings,
+    /// Write the results to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How long each TCP measurement takes
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    seconds: u32,
+    /// Take the tunnel's routes away once it is up: the leak check must then fail
+    #[arg(long)]
+    without_routes: bool,
+    /// Leave the lab and its daemons standing afterwards, also after a failure
+    #[arg(long)]
+    keep: bool,
+    /// Namespaces are called NAME-client and so on
+    #[arg(long, default_value = "mitregate-demo")]
+    name: String,
+    /// Where the logs go; without it they are kept after a failure only
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
+}
+
+/// True when everything was as it should be.
+pub fn run(options: &Options) -> Result<bool> {
+    let logs = topology::log_dir(&options.name, options.logs.as_deref())?;
+    let mut report = Report::of(&options.settings);
+    print!("{}", picture(options.settings.encap));
+    if let Err(error) = in_lab(options, &logs, &mut report) {
+        report.failures.push(format!("{error:#}"));
+    }
+    let _ = fs::remove_file(logs.join("file"));
+    report.ok = report.failures.is_empty();
+    report.print();
+    if let Some(path) = &options.json {
+        report.write_json(path)?;
+    }
+    if report.ok && options.logs.is_none() && !options.keep {
+        topology::remove_logs(&logs);
+    } else {
+        println!("logs are in {}", logs.display());
+    }
+    Ok(report.ok)
+}
+
+fn picture(encap: Encap) -> String {
+    let esp = match encap {
+        Encap::Udp => "ESP in UDP 4500",
+        Encap::Esp => "plain ESP (IP protocol 50)",
+    };
+    format!(
+        "
+  client ───────────── NAT ─────────────── gateway ───────────── server
+  192.168.1.2      masquerades       203.0.113.1 │ 10.2.0.1    10.2.0.2
+  inside the tunnel: {CLIENT_INNER} ⇄ {PROTECTED_NET}, as {esp}
+
+"
+    )
+}
+
+fn say(what: &str) {
+    println!("  … {what}");
+}
+
+/// Lab up, scenario, daemons and lab down.
+fn in_lab(options: &Options, logs: &Path, report: &mut Report) -> Result<()> {
+    daemon::binary()?;
+    say("making four hosts in network namespaces");
+    let lab = Lab::up(&options.name)?;
+    daemon::configure(&lab, &options.settings)?;
+    let marker = payload::new_marker()?;
+    let mut demo = Demo {
+        options,
+        lab: &lab,
+        logs,
+        marker,
+        report,
+        client: None,
+        gateway: None,
+    };
+    let result = demo.scenario();
+    if options.keep {
+        [demo.client.take(), demo.gateway.take()]
+            .into_iter()
+            .flatten()
+            .for_each(Daemon::leave);
+        println!(
+            "  … left standing; `lab down --name {}` takes it down",
+            options.name
+        );
+        lab.keep()?;
+        return result;
+    }
+    result?;
+    demo.end_daemons();
+    lab.take_down()
+}
+
+struct Demo<'a> {
+    options: &'a Options,
+    lab: &'a Lab,
+    logs: &'a Path,
+    marker: [u8; 16],
+    report: &'a mut Report,
+    client: Option<Daemon>,
+    gateway: Option<Daemon>,
+}
+
+impl Demo<'_> {
+    fn scenario(&mut self) -> Result<()> {
+        let server = self.lab.host(Host::Server);
+        let file = self.logs.join("file");
+        let sum = payload::write_file(&file, FILE_BYTES, &self.marker)?;
+        let _http = http::Server::start(server, file)?;
+        let _iperf = iperf::Server::start(server, &self.logs.join("iperf3.log"))?;
+        let capture = Capture::start(
+            self.lab.host(Host::Nat),
+            "wan",
+            [NAT_WAN.parse()?, GATEWAY_WAN.parse()?],
+            vec![self.marker.to_vec(), payload::IPERF_PATTERN.to_vec()],
+            self.logs.join("leaked.pcap"),
+        )?;
+        let result = self.traffic(&sum);
+        // Whatever happened: what was on the wire?
+        say("counting what was on the wire");
+        let counts = capture.stop()?;
+        self.judge(counts);
+        result
+    }
+
+    fn traffic(&mut self, sum: &str) -> Result<()> {
+        self.tunnel()?;
+        if self.options.without_routes {
+            self.take_routes_away()?;
+        }
+        self.pings()?;
+        self.tcp(Direction::Up)?;
+        if !self.options.without_routes {
+            self.crash()?;
+        }
+        self.tcp(Direction::Down)?;
+        self.file(sum)
+    }
+
+    /// Both daemons up, the epoch proven on both sides.
+    fn tunnel(&mut self) -> Result<()> {
+        say("starting two mitregate daemons, gateway first");
+        let gateway = self
+            .gateway
+            .insert(Daemon::start(self.lab, Host::Gw, self.logs)?);
+        gateway.wait_ready(PATIENCE)?;
+        let client = self
+            .client
+            .insert(Daemon::start(self.lab, Host::Client, self.logs)?);
+        client.wait_epoch(&["installed", "probing", "suspect", "proven"], PATIENCE)?;
+        let up = millis(client.started.elapsed());
+        self.report.tunnel_up_ms = Some(up);
+        self.report
+            .row(true, "tunnel negotiated by IKEv2", format!("after {up} ms"));
+
+        let epoch = client.wait_epoch(&["proven"], PATIENCE)?;
+        let proven = millis(client.started.elapsed());
+        gateway.wait_epoch(&["proven"], PATIENCE)?;
+        self.report.epoch_proven_ms = Some(proven);
+        self.report.ping_rtt_us = micros(&epoch);
+        let rtt = self
+            .report
+            .ping_rtt_us
+            .map_or(String::new(), |rtt| format!(", there and back in {rtt} µs"));
+        let proof = format!("after {proven} ms{rtt}");
+        self.report
+            .row(true, "proven by a ping through both SAs", proof);
+
+        let stats = client.control().ask(&["stats"])?;
+        let mode = daemon::find(&stats, "xdp_mode")
+            .and_then(Value::as_str)
+            .map(str::to_owned);
+        self.report.row(
+            mode.is_some(),
+            "XDP and AF_XDP in use",
+            mode.as_deref().unwrap_or("the daemon does not tell"),
+        );
+        self.report.xdp_mode = mode;
+        Ok(())
+    }
+
+    /// The sabotage that the leak check must notice: nothing leads into the tunnel any more, and
+    /// nothing says "unreachable".
+    fn take_routes_away(&self) -> Result<()> {
+        say("taking the tunnel's routes away");
+        for (host, prefix) in [(Host::Client, PROTECTED_NET), (Host::Gw, CLIENT_INNER)] {
+            self.lab
+                .host(host)
+                .ip(&format!("route flush root {prefix}"))?;
+        }
+        Ok(())
+    }
+
+    fn pings(&mut self) -> Result<()> {
+        say(&format!(
+            "{PINGS} pings to the server, one per {} ms",
+            PING_INTERVAL.as_millis()
+        ));
+        let (to, marker) = (SERVER.parse()?, self.marker);
+        let pings = self
+            .lab
+            .host(Host::Client)
+            .run(move || ping(to, PINGS, PING_INTERVAL, &marker))?;
+        let times = pings.rtt_us.as_ref().map_or(String::new(), |rtt| {
+            format!("; median {} µs, slowest {} µs", rtt.median, rtt.max)
+        });
+        let text = format!("{} of {} came back{times}", pings.received, pings.sent);
+        self.report.row(
+            pings.received == pings.sent,
+            "pings through the tunnel",
+            text,
+        );
+        self.report.icmp = pings;
+        Ok(())
+    }
+
+    fn tcp(&mut self, direction: Direction) -> Result<()> {
+        let (what, way) = match direction {
+            Direction::Up => ("TCP, client to server", "up"),
+            Direction::Down => ("TCP, server to client", "down"),
+        };
+        say(&format!("TCP {way} for {} s", self.options.seconds));
+        let client = self.lab.host(Host::Client);
+        let tcp = iperf::measure(client, SERVER, direction, self.options.seconds);
+        interrupt::check()?;
+        match tcp {
+            Ok(tcp) => {
+                let text = format!("{:.3} Gbit/s, {} retransmits", tcp.gbps, tcp.retransmits);
+                self.report.row(tcp.gbps > 0.0, what, text);
+                match direction {
+                    Direction::Up => self.report.tcp_up_gbps = Some(tcp.gbps),
+                    Direction::Down => self.report.tcp_down_gbps = Some(tcp.gbps),
+                }
+            }
+            Err(error) => self.report.row(false, what, format!("{error:#}")),
+        }
+        Ok(())
+    }
+
+    /// SIGKILL for the client's daemon while applications on both sides keep sending.
+    fn crash(&mut self) -> Result<()> {
+        say(&format!(
+            "killing the client's daemon for {} s",
+            DEAD.as_secs()
+        ));
+        let flow = |host, to: &str| Flow::start(self.lab.host(host), to.parse()?, &self.marker);
+        let (up, down) = (
+            flow(Host::Client, SERVER)?,
+            flow(Host::Server, CLIENT_INNER)?,
+        );
+        interrupt::sleep(Duration::from_millis(300))?;
+
+        self.client.take().context("no client")?.kill()?;
+        let killed = Instant::now();
+        let before = (up.so_far(), down.so_far());
+        interrupt::sleep(DEAD)?;
+        let (client, server) = (up.so_far() - before.0, down.so_far() - before.1);
+        let dead_ms = millis(killed.elapsed());
+
+        say("starting it again");
+        let daemon = self
+            .client
+            .insert(Daemon::start(self.lab, Host::Client, self.logs)?);
+        daemon.wait_epoch(&["proven"], PATIENCE)?;
+        let proven_again_ms = millis(daemon.started.elapsed());
+        // The applications have not stopped: let them use the tunnel again.
+        interrupt::sleep(Duration::from_millis(300))?;
+        up.stop()?;
+        down.stop()?;
+
+        let text = format!(
+            "for {dead_ms} ms; {} sends tried on the client, {} refused",
+            client.attempts, client.refused
+        );
+        self.report.row(
+            client.attempts >= ATTEMPTS_AT_LEAST,
+            "client's daemon killed",
+            text,
+        );
+        let text = format!("proven again {proven_again_ms} ms after its start");
+        self.report.row(true, "daemon started again", text);
+        self.report.crash = Some(Crash {
+            dead_ms,
+            client,
+            server,
+            proven_again_ms,
+        });
+        Ok(())
+    }
+
+    fn file(&mut self, sum: &str) -> Result<()> {
+        let what = "random file over HTTP";
+        say(&format!("fetching {} MiB over HTTP", FILE_BYTES >> 20));
+        let from: Ipv4Addr = SERVER.parse()?;
+        let fetched = self.lab.host(Host::Client).run(move || http::fetch(from));
+        interrupt::check()?;
+        match fetched {
+            Ok(fetched) => {
+                let same = fetched.sha256 == sum;
+                let verdict = if same {
+                    "SHA-256 matches"
+                } else {
+                    "SHA-256 DIFFERS"
+                };
+                let text = format!(
+                    "{} MiB in {:.1} s, {verdict}",
+                    fetched.bytes >> 20,
+                    fetched.seconds
+                );
+                self.report.row(same, what, text);
+                self.report.file_ok = same;
+                self.report.file = Some(fetched);
+            }
+            Err(error) => self.report.row(false, what, format!("{error:#}")),
+        }
+        Ok(())
+    }
+
+    /// The leak check.
+    fn judge(&mut self, counts: Counts) {
+        let esp = match self.options.settings.encap {
+            Encap::Udp => counts.esp_in_udp,
+            Encap::Esp => counts.esp,
+        };
+        let text = format!("{}, {} missed", thousands(esp), counts.dropped);
+        let seen = (esp >= ESP_AT_LEAST || self.options.without_routes) && counts.dropped == 0;
+        self.report
+            .row(seen, "ESP packets seen outside the NAT", text);
+        let mut text = thousands(counts.cleartext);
+        for (what, count) in &counts.examples {
+            text += &format!("; {what} ({count})");
+        }
+        self.report
+            .row(counts.cleartext == 0, "packets in clear there", text);
+        self.report.cleartext_packets_on_wan = Some(counts.cleartext);
+        self.report.capture = Some(counts);
+    }
+
+    fn end_daemons(&mut self) {
+        say("ending both daemons in order");
+        let daemons = [self.client.take(), self.gateway.take()];
+        let ends = daemons.map(|daemon| {
+            daemon
+                .context("it is not there")
+                .and_then(Daemon::terminate)
+        });
+        let error = ends.into_iter().find_map(Result::err);
+        let text = error
+            .as_ref()
+            .map_or("exit code 0".to_owned(), |error| format!("{error:#}"));
+        self.report
+            .row(error.is_none(), "both daemons ended in order", text);
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The round-trip time in an epoch of `list-sas`.
+fn micros(epoch: &Value) -> Option<u64> {
+    let seconds = epoch["last_rtt_us"].as_f64()? / 1e6;
+    let rtt = Duration::try_from_secs_f64(seconds).ok()?;
+    u64::try_from(rtt.as_micros()).ok()
+}

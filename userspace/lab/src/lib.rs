@@ -1,0 +1,26 @@
+//! Network namespaces for tests and for people: four hosts in a row with a NAT among them, the
+//! demo that drives real traffic through a tunnel across them, and the check that nothing of it
+//! shows on the wire.
+//!
+//! The lab removes everything that it made, also after a failure or a signal; what a run that was
+//! killed has left behind, the next one removes.
+#![forbid(unsafe_code)]
+// A tool for people at a terminal.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod capture;
+pub mod compare;
+pub mod daemon;
+pub mod demo;
+pub mod flow;
+pub mod http;
+pub mod interrupt;
+pub mod iperf;
+pub mod netns;
+pub mod payload;
+pub mod ping;
+pub mod report;
+pub mod sh;
+pub mod standing;
+pub mod topology;
+pub mod wire;
