@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use mitregate_wire::esp::{HEADER_LEN, ICV_LEN, IV_LEN, Packet, Spi, TRAILER_LEN};
+use mitregate_wire::esp::{HEADER_LEN, ICV_LEN, IV_LEN, MAX_PAD, Packet, Spi, TRAILER_LEN};
 use serde::{Deserialize, Serialize};
 
 use crate::aead::{Aead, Provider};
@@ -20,7 +20,8 @@ pub enum OpenError {
     /// The SPI is another SA's: the caller looked it up wrongly.
     #[error("SPI of another SA")]
     WrongSpi,
-    /// Seen already, or older than the window (RFC 4303 §3.4.3).
+    /// Seen already, or older than the window (RFC 4303 §3.4.3). With ESN the latter shows as
+    /// [`OpenError::Integrity`]: its 32 bits are taken for those of a number to come.
     #[error("replayed or too old")]
     Replay,
     /// The ICV is wrong.
@@ -113,11 +114,11 @@ impl InboundSa {
         let seq = if self.esn {
             self.window.extend(low)
         } else {
-            low.into()
+            Some(low.into())
         };
-        if seq > last_sequence(self.esn) || !self.window.is_new(seq) {
-            return Err(OpenError::Replay);
-        }
+        let seq = seq
+            .filter(|seq| self.window.is_new(*seq))
+            .ok_or(OpenError::Replay)?;
         let aad = Aad::new(self.spi, seq, self.esn);
         self.aead
             .open(nonce(self.salt, *iv), aad.as_bytes(), text, icv)
@@ -157,9 +158,17 @@ impl InboundSa {
 fn strip_trailer(text: &[u8]) -> Option<(usize, u8)> {
     let (rest, &[pad_len, next_header]) = text.split_last_chunk::<TRAILER_LEN>()?;
     let content = rest.len().checked_sub(pad_len.into())?;
-    let in_order = rest[content..]
-        .iter()
-        .zip(1u8..)
-        .all(|(byte, value)| *byte == value);
-    in_order.then_some((content, next_header))
+    (rest[content..] == PADDING[..pad_len.into()]).then_some((content, next_header))
 }
+
+/// 1, 2, 3, … (RFC 4303 §2.4)
+const PADDING: [u8; MAX_PAD] = {
+    let mut padding = [0; MAX_PAD];
+    let (mut at, mut value) = (0, 0);
+    while at < MAX_PAD {
+        value += 1;
+        padding[at] = value;
+        at += 1;
+    }
+    padding
+};

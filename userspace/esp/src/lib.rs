@@ -60,8 +60,7 @@ impl Aad {
     }
 }
 
-/// The highest sequence number: what fits the header, or with ESN all but the last, which the
-/// replay window's arithmetic keeps for itself.
-fn last_sequence(esn: bool) -> u64 {
-    if esn { u64::MAX - 1 } else { u32::MAX.into() }
+/// The last sequence number (RFC 4303 §2.2.1).
+const fn last_sequence(esn: bool) -> u64 {
+    if esn { u64::MAX } else { u32::MAX as u64 }
 }

@@ -101,16 +101,10 @@ impl OutboundSa {
         next_header: u8,
         tfc_pad: usize,
     ) -> Result<Range<usize>, SealError> {
+        let inner_len = buf.get(inner.clone()).ok_or(SealError::NoRoom)?.len();
         let start = inner.start.checked_sub(HEADROOM).ok_or(SealError::NoRoom)?;
-        let inner_len = inner
-            .end
-            .checked_sub(inner.start)
-            .ok_or(SealError::NoRoom)?;
-        let content = inner_len.checked_add(tfc_pad).ok_or(SealError::NoRoom)?;
-        let end = content
-            .checked_add(ALIGN - 1 + TRAILER_LEN + ICV_LEN)
-            .and_then(|_| start.checked_add(sealed_len(content)))
-            .ok_or(SealError::NoRoom)?;
+        // Two lengths of slices, or less: their sum is no overflow.
+        let end = start + sealed_len(inner_len + tfc_pad.min(buf.len()));
         let packet = buf.get_mut(start..end).ok_or(SealError::NoRoom)?;
         if self.sequence >= self.last {
             return Err(SealError::SeqExhausted);
