@@ -47,7 +47,8 @@ impl Pipeline {
             Command::Hold { tunnel } => match self.tables.find_tunnel(tunnel) {
                 Ok(slot) => {
                     if let Some(tunnel) = self.tables.tunnel_mut(slot) {
-                        tunnel.deactivate();
+                        tunnel.active = None;
+                        tunnel.waiting_told = false;
                     }
                 }
                 Err(reason) => self.refuse(tunnel, None, reason, None),

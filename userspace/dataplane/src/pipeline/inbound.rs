@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mitregate_esp::{OpenError, WorkerId};
+use mitregate_esp::{OpenError, Opened, WorkerId};
 use mitregate_wire::{
     esp,
     eth::{self, EtherType},
@@ -16,7 +16,7 @@ use mitregate_wire::{
 };
 use mitregate_xsk::Frame;
 
-use super::{Hop, Pipeline, Stray, Tick};
+use super::{Events, Hop, Pipeline, Stray, Tick, write_link};
 use crate::{
     event::Event,
     fate::Fate,
@@ -201,69 +201,39 @@ impl Pipeline {
     /// that does not go there, though it may be a good one.
     #[inline]
     fn open(&mut self, tick: Tick, frame: &mut Frame, packet: &EspPacket) -> Result<(), Fate> {
-        let umem = self.frames.umem(Side::Outer);
-        let epoch = self.tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
+        let Self {
+            tables,
+            frames,
+            events,
+            config,
+            wanted,
+            inner_macs,
+            ..
+        } = self;
+        let epoch = tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
         let headers = frame.range();
-        let chunk = umem.chunk_mut(frame);
+        let chunk = frames.umem(Side::Outer).chunk_mut(frame);
         let opened = match epoch.inbound.open(chunk, packet.range()) {
             Ok(opened) => opened,
             Err(error) => return Err(refused(epoch, error)),
         };
-        epoch.counters.packets_in.add(1);
-        epoch.counters.bytes_in.add(opened.inner.len() as u64);
         epoch.counters.last_in_ns.set(tick.ns);
-
         let ether_type = match opened.next_header {
             protocol::IPV4 => EtherType::IPV4,
             protocol::IPV6 => EtherType::IPV6,
             other => {
-                self.first_inbound(packet.epoch, false);
-                if other == protocol::NONE {
-                    return Err(Fate::Dummy);
-                }
-                if !self.wanted[usize::from(other)] {
-                    return Err(Fate::NextHeader);
-                }
-                let umem = self.frames.umem(Side::Outer);
-                let chunk = &*umem.chunk_mut(frame);
-                let epoch = self.tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
-                let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-                let (from, to) = chunk
-                    .get(headers)
-                    .and_then(endpoints)
-                    .unwrap_or((unknown, unknown));
-                let Some(payload) = self
-                    .events
-                    .copy(chunk.get(opened.inner).unwrap_or_default())
-                else {
-                    return Err(Fate::ControlOverflow);
-                };
-                let event = Event::Inner {
-                    tunnel: epoch.tunnel,
-                    epoch: epoch.id,
-                    next_header: other,
-                    seq: opened.seq,
-                    new_highest: opened.new_highest,
-                    from,
-                    to,
-                    received_at: tick.now,
-                    payload,
-                };
-                let told = self.events.offer(event);
-                return Err(if told {
-                    Fate::ToControl
-                } else {
-                    Fate::ControlOverflow
+                first_inbound(epoch, events, false);
+                let wanted = wanted[usize::from(other)];
+                return Err(match other {
+                    _ if wanted => tell_inner(epoch, events, chunk, headers, &opened, tick),
+                    protocol::NONE => Fate::Dummy,
+                    _ => Fate::NextHeader,
                 });
             }
         };
         if !epoch.heard_data {
-            self.first_inbound(packet.epoch, true);
+            first_inbound(epoch, events, true);
         }
-
-        let umem = self.frames.umem(Side::Outer);
-        let epoch = self.tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
-        let chunk = umem.chunk_mut(frame);
         let ip = opened.inner.start;
         let content = chunk.get_mut(opened.inner).ok_or(Fate::BadInner)?;
         let inner = checked_ip(ether_type, content, Fate::BadInner)?;
@@ -272,7 +242,7 @@ impl Pipeline {
         }
         // What lies behind the inner packet is TFC padding (RFC 4303 §2.7).
         let len = inner.total_len();
-        if len > usize::from(self.config.inner.mtu) {
+        if len > usize::from(config.inner.mtu) {
             return Err(Fate::TooBig);
         }
         let class = inner.traffic_class();
@@ -280,37 +250,16 @@ impl Pipeline {
         if ecn != class.ecn() {
             ip::set_traffic_class(content, class.with_ecn(ecn)).map_err(|_| Fate::BadInner)?;
         }
-        if self.config.inner.hop == Hop::Forward
+        if config.inner.hop == Hop::Forward
             && ip::decrement_hop_limit(content).map_err(|_| Fate::BadInner)? == 0
         {
             return Err(Fate::TtlExpired);
         }
-        let start = self
-            .write_inner_link(chunk, ip, ether_type)
-            .ok_or(Fate::NoRoom)?;
+        epoch.counters.packets_in.add(1);
+        epoch.counters.bytes_in.add(len as u64);
+        let start = write_link(inner_macs, chunk, ip, ether_type).ok_or(Fate::NoRoom)?;
         frame.set_range(start..ip + len);
         Ok(())
-    }
-
-    /// Raises FirstInbound for the first packet, and for the first one with data.
-    #[cold]
-    fn first_inbound(&mut self, slot: u32, data: bool) {
-        let Some(epoch) = self.tables.epoch_mut(slot) else {
-            return;
-        };
-        if epoch.heard && (epoch.heard_data || !data) {
-            return;
-        }
-        let event = Event::FirstInbound {
-            tunnel: epoch.tunnel,
-            epoch: epoch.id,
-            data,
-        };
-        // Lost only if the ring is full, and then the next packet tries again.
-        if self.events.offer(event) {
-            epoch.heard = true;
-            epoch.heard_data |= data;
-        }
     }
 
     fn tell_outer(&mut self, tick: Tick, frame: &Frame) -> Fate {
@@ -326,6 +275,61 @@ impl Pipeline {
         } else {
             Fate::ControlOverflow
         }
+    }
+}
+
+/// Raises FirstInbound for the first packet, and for the first one with data. Lost only if the ring
+/// is full, and then the next packet tries again.
+#[cold]
+fn first_inbound(epoch: &mut Epoch, events: &mut Events, data: bool) {
+    if epoch.heard && (epoch.heard_data || !data) {
+        return;
+    }
+    if events.offer(Event::FirstInbound {
+        tunnel: epoch.tunnel,
+        epoch: epoch.id,
+        data,
+    }) {
+        epoch.heard = true;
+        epoch.heard_data |= data;
+    }
+}
+
+/// Hands a packet with another next header than IP to the control plane. Its outer headers still
+/// lie at `headers` in the chunk.
+#[cold]
+fn tell_inner(
+    epoch: &Epoch,
+    events: &mut Events,
+    chunk: &[u8],
+    headers: Range<usize>,
+    opened: &Opened,
+    tick: Tick,
+) -> Fate {
+    let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let (from, to) = chunk
+        .get(headers)
+        .and_then(endpoints)
+        .unwrap_or((unknown, unknown));
+    let payload = chunk.get(opened.inner.clone()).unwrap_or_default();
+    let Some(payload) = events.copy(payload) else {
+        return Fate::ControlOverflow;
+    };
+    let told = events.offer(Event::Inner {
+        tunnel: epoch.tunnel,
+        epoch: epoch.id,
+        next_header: opened.next_header,
+        seq: opened.seq,
+        new_highest: opened.new_highest,
+        from,
+        to,
+        received_at: tick.now,
+        payload,
+    });
+    if told {
+        Fate::ToControl
+    } else {
+        Fate::ControlOverflow
     }
 }
 

@@ -318,22 +318,22 @@ impl Pipeline {
             self.end(frame, Fate::TxFull);
         }
     }
+}
 
-    /// Writes the inner link's Ethernet header before the IP packet that starts at `ip`; `None` if
-    /// there is no room. Returns where the frame starts.
-    #[inline]
-    fn write_inner_link(
-        &self,
-        chunk: &mut [u8],
-        ip: usize,
-        ether_type: EtherType,
-    ) -> Option<usize> {
-        let start = ip.checked_sub(eth::HEADER_LEN)?;
-        let header = chunk
-            .get_mut(start..)?
-            .first_chunk_mut::<{ eth::HEADER_LEN }>()?;
-        header[..12].copy_from_slice(&self.inner_macs);
-        header[12..].copy_from_slice(&ether_type.0.to_be_bytes());
-        Some(start)
-    }
+/// Writes the Ethernet header of the inner link before the IP packet that starts at `ip`; `None` if
+/// there is no room. Returns where the frame starts.
+#[inline]
+fn write_link(
+    macs: &[u8; 12],
+    chunk: &mut [u8],
+    ip: usize,
+    ether_type: EtherType,
+) -> Option<usize> {
+    let start = ip.checked_sub(eth::HEADER_LEN)?;
+    let header = chunk
+        .get_mut(start..)?
+        .first_chunk_mut::<{ eth::HEADER_LEN }>()?;
+    header[..12].copy_from_slice(macs);
+    header[12..].copy_from_slice(&ether_type.0.to_be_bytes());
+    Some(start)
 }

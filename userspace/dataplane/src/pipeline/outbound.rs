@@ -10,13 +10,13 @@ use mitregate_wire::{
 };
 use mitregate_xsk::Frame;
 
-use super::{Hop, ICMP_INTERVAL, Pipeline, Tick, inbound::checked_ip};
+use super::{Hop, ICMP_INTERVAL, Pipeline, Tick, inbound::checked_ip, write_link};
 use crate::{
     event::Event,
     fate::Fate,
     frames::Side,
     outer::{Carried, Template},
-    tables::{Epoch, Tunnel},
+    tables::Epoch,
 };
 
 /// An inner packet, and what the rest of its way needs to know of it.
@@ -324,7 +324,7 @@ impl Pipeline {
         let written = chunk.get_mut(ip..).map_or(Ok(None), |out| {
             icmp::emit_error(outgoing.flow.dst, problem, packet, out)
         });
-        match (written, self.write_inner_link(chunk, ip, ether_type)) {
+        match (written, write_link(&self.inner_macs, chunk, ip, ether_type)) {
             (Ok(Some(len)), Some(start)) => {
                 frame.set_range(start..ip + len);
                 self.next_icmp = tick.now + ICMP_INTERVAL;
@@ -332,13 +332,5 @@ impl Pipeline {
             }
             _ => self.frames.put(frame),
         }
-    }
-}
-
-impl Tunnel {
-    /// Back to the state before any epoch was proven.
-    pub(super) fn deactivate(&mut self) {
-        self.active = None;
-        self.waiting_told = false;
     }
 }
