@@ -38,17 +38,73 @@ pub fn mitregate_inner(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn run(ctx: &XdpContext, role: Role, without_socket: u32) -> u32 {
     let verdict = classify(role, &Frame::of(ctx), &Kernel);
-    count(verdict, PACKETS);
+    let packets = count(verdict, PACKETS);
     if !verdict.redirects() {
+        log::odd(ctx, verdict, packets);
         return XDP_PASS;
     }
     match SOCKETS.redirect(ctx.rx_queue_index(), u64::from(without_socket)) {
         Ok(redirect) => redirect,
         Err(fallback) => {
-            count(verdict, NO_SOCKET);
+            log::no_socket(ctx, count(verdict, NO_SOCKET));
             fallback
         }
     }
+}
+
+/// What the bench compares with: an XDP program that does nothing.
+#[cfg(not(feature = "log"))]
+#[xdp]
+pub fn mitregate_pass(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Rare events, each at its first, second, fourth, eighth... time on a CPU, so that a flood of them
+/// is not a flood of messages.
+#[cfg(feature = "log")]
+mod log {
+    use aya_ebpf::programs::XdpContext;
+    use aya_log_ebpf::{debug, info};
+    use mitregate_ebpf_common::Verdict;
+
+    #[inline(always)]
+    pub fn no_socket(ctx: &XdpContext, times: u64) {
+        if times.is_power_of_two() {
+            let queue = ctx.rx_queue_index();
+            info!(
+                ctx,
+                "queue {} has no socket, {} packets so far", queue, times
+            );
+        }
+    }
+
+    #[inline(always)]
+    pub fn odd(ctx: &XdpContext, verdict: Verdict, times: u64) {
+        match verdict {
+            Verdict::Malformed if times.is_power_of_two() => {
+                debug!(ctx, "malformed, {} packets so far", times);
+            }
+            Verdict::LongHeaderChain if times.is_power_of_two() => {
+                debug!(
+                    ctx,
+                    "too many IPv6 extension headers, {} packets so far", times
+                );
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(not(feature = "log"))]
+mod log {
+    use aya_ebpf::programs::XdpContext;
+    use mitregate_ebpf_common::Verdict;
+
+    #[inline(always)]
+    pub fn no_socket(_: &XdpContext, _: u64) {}
+
+    #[inline(always)]
+    pub fn odd(_: &XdpContext, _: Verdict, _: u64) {}
 }
 
 struct Frame {
@@ -137,6 +193,11 @@ fn count(verdict: Verdict, which: usize) -> u64 {
         (*counts)[which]
     }
 }
+
+/// What helpers may be called goes by this; none of ours is reserved to the GPL.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 18] = *b"MIT OR Apache-2.0\0";
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -206,7 +206,7 @@ fn run_table(kernel: &mut impl Kernel, bound: bool) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A socket in the map is enough for the redirect to be chosen; it need not be bound.
+/// A socket in the map is enough for the redirect to be chosen; it need not be bound, but open.
 fn socket() -> OwnedFd {
     rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).expect("AF_XDP socket")
 }
@@ -219,7 +219,8 @@ fn aya_without_socket() {
 #[test]
 fn aya_with_socket() {
     let mut kernel = ByAya::load(object::plain().expect("object"));
-    kernel.bind(&socket());
+    let socket = socket();
+    kernel.bind(&socket);
     run_table(&mut kernel, true);
 }
 
@@ -236,7 +237,8 @@ fn libbpf_without_socket() {
 #[test]
 fn libbpf_with_socket() {
     let mut kernel = ByLibbpf::load(object::plain().expect("object"));
-    kernel.bind(&socket());
+    let socket = socket();
+    kernel.bind(&socket);
     run_table(&mut kernel, true);
 }
 
