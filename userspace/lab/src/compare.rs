@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     daemon::{self, Daemon, Settings},
     iperf::{self, Direction},
-    topology::{self, CLIENT_INNER, Host, Lab, PROTECTED_NET, SERVER},
+    topology::{CLIENT_INNER, Host, Lab, PROTECTED_NET, SERVER},
 };
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -68,8 +68,9 @@ pub fn compare(options: &Options) -> Result<()> {
 }
 
 fn run(options: &Options, with_tunnel: bool) -> Result<()> {
-    let logs = topology::log_dir(&options.name, None)?;
     let lab = Lab::up(&options.name)?;
+    // What matters of a daemon's log is in the error; the rest goes with the lab.
+    let logs = lab.run_dir();
     let server = iperf::Server::start(lab.host(Host::Server), &logs.join("iperf3.log"))?;
     let rates = |what: &str| -> Result<Rates> {
         println!("  … {what}, {} s each way", options.seconds);
@@ -97,9 +98,9 @@ fn run(options: &Options, with_tunnel: bool) -> Result<()> {
             ..
         } = options.settings.clone();
         daemon::configure(&lab, &options.settings)?;
-        let mut gateway = Daemon::start(&lab, Host::Gw, &logs)?;
+        let mut gateway = Daemon::start(&lab, Host::Gw, logs)?;
         gateway.wait_ready(PATIENCE)?;
-        let mut client = Daemon::start(&lab, Host::Client, &logs)?;
+        let mut client = Daemon::start(&lab, Host::Client, logs)?;
         client.wait_epoch(&["proven"], PATIENCE)?;
         gateway.wait_epoch(&["proven"], PATIENCE)?;
         let cpu = || Ok::<_, anyhow::Error>(client.cpu()? + gateway.cpu()?);
@@ -130,7 +131,6 @@ fn run(options: &Options, with_tunnel: bool) -> Result<()> {
     }
     drop(server);
     lab.take_down()?;
-    topology::remove_logs(&logs);
 
     if let Some(tunnel) = &comparison.tunnel {
         println!(

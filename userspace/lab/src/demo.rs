@@ -73,7 +73,8 @@ pub fn run(options: &Options) -> Result<bool> {
     if let Some(path) = &options.json {
         report.write_json(path)?;
     }
-    if report.ok && options.logs.is_none() && !options.keep {
+    let useless = report.ok || interrupt::check().is_err();
+    if useless && options.logs.is_none() && !options.keep {
         topology::remove_logs(&logs);
     } else {
         println!("logs are in {}", logs.display());
