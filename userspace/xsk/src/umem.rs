@@ -93,7 +93,7 @@ pub struct Umem {
 }
 
 impl Umem {
-    /// Maps the memory. It is zeroed and its pages are present.
+    /// Maps the memory, zeroed.
     pub fn new(config: UmemConfig) -> Result<Arc<Self>, XskError> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(1);
         let UmemConfig {

@@ -1,7 +1,8 @@
 //! Packet memory, frames, pools and the memory port.
 
 use mitregate_xsk::{
-    Frame, FramePool, MemoryPort, Pages, Port, RingSizes, Umem, UmemConfig, XskError,
+    Frame, FramePool, MemoryPeer, MemoryPort, Pages, Port, RingSizes, Umem, UmemConfig, XskError,
+    XskPort,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,6 +19,13 @@ fn fill(umem: &Umem, frame: &mut Frame, packet: &[u8]) {
     let start = frame.range().start;
     frame.set_range(start..start + packet.len());
     umem.bytes_mut(frame).copy_from_slice(packet);
+}
+
+/// Ports and pools are opened in one thread and driven in another.
+#[test]
+fn all_of_it_changes_threads() {
+    fn changes_threads<T: Send + Sync>() {}
+    changes_threads::<(Arc<Umem>, Frame, FramePool, XskPort, MemoryPort, MemoryPeer)>();
 }
 
 #[test]

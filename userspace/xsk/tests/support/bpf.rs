@@ -16,27 +16,20 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// The program and its map, attached while this lives.
 pub struct Redirect {
-    _map: OwnedFd,
+    map: OwnedFd,
     _program: OwnedFd,
     _link: OwnedFd,
 }
 
 impl Redirect {
     /// Attaches in native mode to an interface of the calling thread's namespace.
-    pub fn attach(ifindex: u32, queue: u32, socket: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn attach(ifindex: u32) -> io::Result<Self> {
         let map = Attributes::default()
             .u32(0, BPF_MAP_TYPE_XSKMAP)
             .u32(4, 4)
             .u32(8, 4)
             .u32(12, 64)
             .descriptor(BPF_MAP_CREATE)?;
-        let fd = socket.as_raw_fd();
-        Attributes::default()
-            .u32(0, number(&map))
-            .pointer(8, &queue)
-            .pointer(16, &fd)
-            .call(BPF_MAP_UPDATE_ELEM)?;
-
         let map_fd = u64::from(number(&map));
         // opcode, source << 4 | destination register, offset, immediate
         let instruction = |opcode: u64, registers: u64, offset: u64, immediate: u64| {
@@ -65,10 +58,21 @@ impl Redirect {
             .u32(12, XDP_FLAGS_DRV_MODE)
             .descriptor(BPF_LINK_CREATE)?;
         Ok(Self {
-            _map: map,
+            map,
             _program: program,
             _link: link,
         })
+    }
+
+    /// Gives a receive queue to a socket.
+    pub fn add(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let fd = socket.as_raw_fd();
+        Attributes::default()
+            .u32(0, number(&self.map))
+            .pointer(8, &queue)
+            .pointer(16, &fd)
+            .call(BPF_MAP_UPDATE_ELEM)
+            .map(drop)
     }
 }
 

@@ -91,11 +91,12 @@ impl Netns {
         });
     }
 
-    /// A veth pair, up, one end here and one in `other`. Returns the indices of the two ends.
+    /// A veth pair of two queues, up, one end here and one in `other`. Returns the indices of the two ends.
     pub fn veth(&self, here: &str, other: &Self, there: &str) -> (u32, u32) {
         let (process, fd) = (std::process::id(), other.0.as_raw_fd());
         self.ip(&format!(
-            "link add {here} mtu 3000 type veth peer name {there} mtu 3000 netns /proc/{process}/fd/{fd}"
+            "link add {here} mtu 3000 numrxqueues 2 numtxqueues 2 type veth peer name {there} mtu 3000 \
+             numrxqueues 2 numtxqueues 2 netns /proc/{process}/fd/{fd}"
         ));
         self.ip(&format!("link set {here} up"));
         other.ip(&format!("link set {there} up"));
@@ -164,7 +165,8 @@ impl Endpoint {
 pub fn open(netns: &Netns, config: &XskConfig<'_>) -> (XskPort, Redirect) {
     netns.enter(|| {
         let port = XskPort::open(config).unwrap();
-        let program = Redirect::attach(config.ifindex, config.queue, port.socket_fd()).unwrap();
+        let program = Redirect::attach(config.ifindex).unwrap();
+        program.add(config.queue, port.socket_fd()).unwrap();
         (port, program)
     })
 }
