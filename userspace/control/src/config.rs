@@ -4,7 +4,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-use mitregate_esp::Provider;
+use mitregate_esp::{Provider, WorkerId};
 use mitregate_gate::GateConfig;
 use mitregate_ike::{EncapMode, EspProposal, Identity, IkeProposal, Psk, Retransmit};
 use mitregate_wire::TrafficSelector;
@@ -14,8 +14,8 @@ use mitregate_wire::TrafficSelector;
 pub struct Config {
     /// Whose code ciphers ESP.
     pub provider: Provider,
-    /// Worker threads, at least one; tunnels are spread over them.
-    pub workers: u8,
+    /// The worker that owns all SAs: its byte is in every inbound SPI.
+    pub worker: WorkerId,
     /// Replay window of inbound SAs, packets.
     pub replay_window: u32,
     /// IKE SAs of peers that have not authenticated yet, at most; further ones are not answered.
@@ -180,6 +180,9 @@ pub enum ConfigError {
         "connection \"{0}\": start_action = \"start\" needs a local and a remote address of one family"
     )]
     NobodyToCall(String),
+    /// More tunnels than there are ids.
+    #[error("too many tunnels")]
+    TooMany,
     /// The hard lifetime leaves no time to rekey.
     #[error("connection \"{0}\", child \"{1}\": life_time must be longer than rekey_time")]
     Lifetimes(String, String),

@@ -19,8 +19,17 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod commands;
 mod config;
 mod control;
+mod directory;
+mod gates;
+mod ike;
+mod list;
+mod session;
+mod spi;
+mod stray;
+mod tunnel;
 mod view;
 
 pub use api::{

@@ -1,0 +1,103 @@
+//! Connections in the form that IKE takes, and the responder's look-ups.
+
+use core::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mitregate_gate::Role;
+use mitregate_ike::{Announce, Directory, Identity, IkeConfig};
+
+use crate::ConnectionConfig;
+
+/// The connection as IKE takes it, with `first` as the child to negotiate in IKE_AUTH.
+pub(crate) fn ike_config(connection: &ConnectionConfig, first: usize) -> Arc<IkeConfig> {
+    let mut children: Vec<_> = connection.children.iter().collect();
+    if first < children.len() {
+        children[..=first].rotate_right(1);
+    }
+    Arc::new(IkeConfig {
+        name: connection.name.clone(),
+        local_id: connection.local_id.clone(),
+        remote_id: connection.remote_id.clone(),
+        psk: connection.psk.clone(),
+        proposals: connection.proposals.clone(),
+        children: children
+            .into_iter()
+            .map(|child| mitregate_ike::ChildConfig {
+                name: child.name.clone(),
+                esp_proposals: child.esp_proposals.clone(),
+                local_ts: child.local_ts.clone(),
+                remote_ts: child.remote_ts.clone(),
+            })
+            .collect(),
+        encap: connection.encap,
+        retransmit: connection.retransmit,
+        announce: Announce {
+            esp_echo: true,
+            owns_rekeys: connection.gate.role == Role::Client,
+        },
+    })
+}
+
+/// The connections that answer.
+pub(crate) struct Responders(Vec<Responder>);
+
+struct Responder {
+    local_addrs: Vec<IpAddr>,
+    remote_addrs: Vec<IpAddr>,
+    config: Arc<IkeConfig>,
+}
+
+impl Responders {
+    /// Only servers answer: a tunnel has one side that starts.
+    pub(crate) fn new<'a>(connections: impl Iterator<Item = &'a ConnectionConfig>) -> Self {
+        let servers = connections.filter(|connection| connection.gate.role == Role::Server);
+        Self(
+            servers
+                .map(|connection| Responder {
+                    local_addrs: connection.local_addrs.clone(),
+                    remote_addrs: connection.remote_addrs.clone(),
+                    config: ike_config(connection, 0),
+                })
+                .collect(),
+        )
+    }
+
+    fn at(&self, local: SocketAddr, remote: SocketAddr) -> impl Iterator<Item = &Responder> {
+        let any_or = |list: &[IpAddr], ip| list.is_empty() || list.contains(&ip);
+        self.0.iter().filter(move |responder| {
+            any_or(&responder.local_addrs, local.ip())
+                && any_or(&responder.remote_addrs, remote.ip())
+        })
+    }
+}
+
+impl Directory for Responders {
+    fn by_address(&self, local: SocketAddr, remote: SocketAddr) -> Vec<Arc<IkeConfig>> {
+        // Those that name the address come before those that take any.
+        let mut found: Vec<_> = self.at(local, remote).collect();
+        found.sort_by_key(|responder| responder.remote_addrs.is_empty());
+        found
+            .into_iter()
+            .map(|responder| responder.config.clone())
+            .collect()
+    }
+
+    fn by_identity(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        remote_id: &Identity,
+        local_id: Option<&Identity>,
+    ) -> Option<Arc<IkeConfig>> {
+        let fits = |responder: &&Responder| {
+            let config = &responder.config;
+            config.remote_id.as_ref().is_none_or(|id| id == remote_id)
+                && local_id.is_none_or(|id| *id == config.local_id)
+        };
+        // A connection for just this peer comes before one for anybody.
+        self.at(local, remote)
+            .filter(fits)
+            .min_by_key(|responder| responder.config.remote_id.is_none())
+            .map(|responder| responder.config.clone())
+    }
+}

@@ -1,0 +1,519 @@
+//! Tunnels: new children in, what the gates want out.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::sync::Arc;
+
+use mitregate_esp::ids::EpochId;
+use mitregate_esp::{InboundSa, OutboundSa, SaCounters};
+use mitregate_gate::{
+    GateEvent, Input, Installed, Output as GateOutput, Proven, Role, State, UserPingEvent,
+};
+use mitregate_ike::{ChildSa, IkeSa, SpiAllocator};
+use mitregate_wire::echo;
+use mitregate_wire::esp::Spi;
+use tracing::{debug, info, warn};
+
+use crate::control::tunnel_id;
+use crate::session::SessionId;
+use crate::tunnel::{Connection, Epoch, Goal, Tunnel, outer, unit};
+use crate::{Control, ControlEvent, Install, Output, Ticket};
+
+/// A rekey that was due and did not happen is due again after this time.
+const REKEY_AGAIN: Duration = Duration::from_secs(10);
+/// A peer is followed to a new address no more often than this.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// A session that was replaced is left this long to its children and to the peer's Delete.
+const SUPERSEDED_GRACE: Duration = Duration::from_secs(5);
+
+impl Control {
+    pub(crate) fn child_established(&mut self, now: Duration, id: SessionId, child: ChildSa) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let Some(index) = session.connection else {
+            return;
+        };
+        let found = self.connections[index]
+            .config
+            .children
+            .iter()
+            .position(|c| c.name == child.name);
+        let Some(at) = found.and_then(|n| self.connections[index].tunnels.get(n).copied()) else {
+            return self.refuse_child(now, id, &child);
+        };
+        let (path, caps) = {
+            let outer = outer(child.encap, session.local, session.remote);
+            (
+                outer,
+                session
+                    .established
+                    .as_ref()
+                    .map(|e| e.peer_caps)
+                    .unwrap_or_default(),
+            )
+        };
+        let tunnel = &mut self.tunnels[at];
+        tunnel.requested = None;
+        let client = tunnel.gate.config().role == Role::Client;
+        if client && !tunnel.wanted {
+            return self.refuse_child(now, id, &child);
+        }
+        self.next_epoch += 1;
+        let epoch = EpochId(self.next_epoch);
+        let replaces = child.replaces.and_then(|spi| tunnel.epoch_by_spi(spi));
+        let config = &self.connections[index].config.children[tunnel.child];
+        let rekeys = client || !caps.owns_rekeys;
+        let soft = config.rekey_time.mul_f64(0.9 + 0.1 * unit(&mut *self.rng));
+        let counters = Arc::new(SaCounters::default());
+        let Some(id_of_tunnel) = tunnel_id(at) else {
+            return;
+        };
+        let install = Install {
+            tunnel: id_of_tunnel,
+            epoch,
+            inbound: InboundSa::new(
+                child.spi_in,
+                &child.key_in,
+                self.provider,
+                self.replay_window,
+                child.esn,
+            ),
+            outbound: OutboundSa::new(child.spi_out, &child.key_out, self.provider, child.esn),
+            local_ts: child.local_ts.clone(),
+            remote_ts: child.remote_ts.clone(),
+            outer: path,
+            soft_packets: if rekeys {
+                config.rekey_packets
+            } else {
+                u64::MAX
+            },
+            soft_bytes: if rekeys { config.rekey_bytes } else { u64::MAX },
+            counters: Arc::clone(&counters),
+        };
+        tunnel.epochs.insert(
+            epoch,
+            Epoch {
+                session: Some(id),
+                spi_in: child.spi_in,
+                spi_out: child.spi_out,
+                cipher: child.suite,
+                outer: path,
+                local_ts: child.local_ts,
+                remote_ts: child.remote_ts,
+                counters,
+                rekey_at: rekeys.then(|| now + soft),
+                expires_at: now + config.life_time,
+            },
+        );
+        debug!(
+            tunnel = tunnel.name,
+            %epoch,
+            spi_in = %child.spi_in,
+            spi_out = %child.spi_out,
+            "CHILD_SA established"
+        );
+        self.outputs.push_back(Output::Install(Box::new(install)));
+        let installed = Installed {
+            epoch,
+            spi_in: child.spi_in,
+            spi_out: child.spi_out,
+            peer_echo: caps.esp_echo,
+            initiated: child.initiator,
+            replaces,
+        };
+        self.gate(now, at, Input::Installed(installed));
+    }
+
+    /// A child that is not, or no longer, wanted.
+    fn refuse_child(&mut self, now: Duration, id: SessionId, child: &ChildSa) {
+        self.with_ike(now, id, |sa, cx| sa.delete_child(child.spi_in, cx));
+        self.spis.release(child.spi_in);
+    }
+
+    pub(crate) fn drain_gate(&mut self, now: Duration, at: usize) {
+        let Some(tunnel) = tunnel_id(at) else { return };
+        while let Some(output) = self.tunnels[at].gate.poll_output() {
+            match output {
+                GateOutput::SendEcho { epoch, payload } => {
+                    let next_header = echo::NEXT_HEADER;
+                    self.outputs.push_back(Output::SendInner {
+                        tunnel,
+                        epoch,
+                        next_header,
+                        payload,
+                    });
+                }
+                GateOutput::Activate(proven) => self.activate(at, proven),
+                GateOutput::Rekey { replaces, reason } => {
+                    info!(tunnel = self.tunnels[at].name, ?reason, "rekeying");
+                    let spi = self.tunnels[at].epochs.get(&replaces).map(|e| e.spi_in);
+                    let asked = self
+                        .session_of(at, replaces)
+                        .zip(spi)
+                        .and_then(|(id, spi)| {
+                            self.with_ike(now, id, |sa, cx| sa.rekey_child(spi, cx))
+                        });
+                    if !matches!(asked, Some(Ok(()))) {
+                        self.gate(now, at, Input::RekeyFailed);
+                    }
+                }
+                GateOutput::NewIkeSession { reason } => {
+                    let t = &self.tunnels[at];
+                    if t.wanted && t.gate.config().role == Role::Client {
+                        info!(tunnel = t.name, ?reason, "a new IKE SA is needed");
+                        self.connections[t.connection].wants.insert(at);
+                    }
+                }
+                GateOutput::Delete { epoch } => self.delete_epoch(now, at, epoch),
+                GateOutput::Retire { epoch } => self.retire(at, epoch),
+                GateOutput::Event(event) => self.gate_event(at, event),
+            }
+        }
+        self.dirty_connections.insert(self.tunnels[at].connection);
+    }
+
+    fn activate(&mut self, at: usize, proven: Proven) {
+        let Some(id) = tunnel_id(at) else { return };
+        let tunnel = &mut self.tunnels[at];
+        tunnel.retry.reset();
+        tunnel.data_waiting = false;
+        let (up, rest): (Vec<_>, Vec<_>) = core::mem::take(&mut tunnel.waiters)
+            .into_iter()
+            .partition(|(_, goal)| *goal == Goal::Up);
+        tunnel.waiters = rest;
+        info!(tunnel = tunnel.name, epoch = %proven.epoch(), proof = %proven.proof(), "tunnel is up");
+        self.outputs
+            .push_back(Output::Activate { tunnel: id, proven });
+        for (ticket, _) in up {
+            self.event(ControlEvent::Finished { ticket });
+        }
+    }
+
+    /// Deletes an epoch at the peer, or just here if there is nobody to tell.
+    pub(crate) fn delete_epoch(&mut self, now: Duration, at: usize, epoch: EpochId) {
+        let Some(spi) = self.tunnels[at].epochs.get(&epoch).map(|e| e.spi_in) else {
+            return;
+        };
+        let asked = self
+            .session_of(at, epoch)
+            .and_then(|id| self.with_ike(now, id, |sa, cx| sa.delete_child(spi, cx)));
+        if !matches!(asked, Some(Ok(()))) {
+            self.gate(
+                now,
+                at,
+                Input::Deleted {
+                    epoch,
+                    by_peer: false,
+                },
+            );
+        }
+    }
+
+    fn retire(&mut self, at: usize, epoch: EpochId) {
+        let Some(tunnel) = tunnel_id(at) else { return };
+        let t = &mut self.tunnels[at];
+        if let Some(gone) = t.epochs.remove(&epoch) {
+            t.past.add(&gone.counters);
+            self.spis.release(gone.spi_in);
+        }
+        self.outputs.push_back(Output::Retire { tunnel, epoch });
+        if t.epochs.is_empty() {
+            let (down, rest): (Vec<_>, Vec<_>) = core::mem::take(&mut t.waiters)
+                .into_iter()
+                .partition(|(_, goal)| *goal == Goal::Down);
+            t.waiters = rest;
+            for (ticket, _) in down {
+                self.event(ControlEvent::Finished { ticket });
+            }
+        }
+    }
+
+    fn gate_event(&mut self, at: usize, event: GateEvent) {
+        let tunnel = self.tunnels[at].name.as_str();
+        match event {
+            GateEvent::UserPing { token, event } => {
+                self.event(ControlEvent::Ping {
+                    ticket: Ticket(token),
+                    event,
+                });
+                if let UserPingEvent::Done(_) = event {
+                    self.event(ControlEvent::Finished {
+                        ticket: Ticket(token),
+                    });
+                }
+                return;
+            }
+            GateEvent::State {
+                epoch,
+                to: State::Suspect,
+                ..
+            } => {
+                info!(tunnel, %epoch, "pings are lost");
+            }
+            GateEvent::State { epoch, from, to } => debug!(tunnel, %epoch, %from, %to, "epoch"),
+            GateEvent::Optimistic { epoch } => warn!(
+                tunnel,
+                %epoch,
+                "the peer does not answer ESP Echo: data flows on an unproven path"
+            ),
+            GateEvent::PingAnswered { .. }
+            | GateEvent::PingLost { .. }
+            | GateEvent::EchoRefused { .. } => {}
+        }
+        if let Some(tunnel) = tunnel_id(at) {
+            self.event(ControlEvent::Gate { tunnel, event });
+        }
+    }
+
+    /// An authenticated ping with a new highest sequence number from a new address moves where this
+    /// tunnel's ESP goes (RFC 7296 §2.23): a server follows its client, unless it is behind a NAT itself.
+    pub(crate) fn follow(
+        &mut self,
+        now: Duration,
+        at: usize,
+        epoch: EpochId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) {
+        let Some(e) = self.tunnels[at].epochs.get(&epoch) else {
+            return;
+        };
+        let here = outer(e.outer.encap, local, remote);
+        if here.remote == e.outer.remote {
+            return;
+        }
+        let established = e
+            .session
+            .and_then(|id| self.sessions.get(&id))
+            .and_then(|s| s.established.as_ref());
+        let client = self.tunnels[at].gate.config().role == Role::Client;
+        let fixed = client || established.is_some_and(|e| e.nat.local);
+        let lately = self.tunnels[at]
+            .moved
+            .is_some_and(|t| now < t + FOLLOW_EVERY);
+        if fixed || lately {
+            return;
+        }
+        let encap = e.outer.encap;
+        debug!(from = %e.outer.remote, to = %here.remote, %epoch, "peer moved");
+        self.tunnels[at].moved = Some(now);
+        let epochs = self.tunnels[at].epochs.iter();
+        let alike: Vec<_> = epochs
+            .filter(|(_, e)| e.outer.encap == encap)
+            .map(|(id, _)| *id)
+            .collect();
+        for epoch in alike {
+            self.move_peer(at, epoch, local, remote);
+        }
+    }
+
+    pub(crate) fn rekey_due(&mut self, now: Duration, at: usize, epoch: EpochId) {
+        if let Some(e) = self.tunnels[at].epochs.get_mut(&epoch)
+            && e.rekey_at.is_some()
+        {
+            e.rekey_at = Some(now + REKEY_AGAIN);
+            self.gate(now, at, Input::RekeyDue { epoch });
+        }
+    }
+
+    pub(crate) fn tunnel_timeout(&mut self, now: Duration, at: usize) {
+        if self.tunnels[at]
+            .gate
+            .poll_timeout()
+            .is_some_and(|t| t <= now)
+        {
+            let activity = self.tunnels[at].activity();
+            self.gate(now, at, Input::Activity(activity));
+            self.tunnels[at].gate.handle_timeout(now, &mut *self.rng);
+        }
+        let epochs = self.tunnels[at].epochs.iter();
+        let due: Vec<_> = epochs
+            .map(|(id, e)| {
+                (
+                    *id,
+                    e.rekey_at.is_some_and(|t| t <= now),
+                    e.expires_at <= now,
+                )
+            })
+            .filter(|(_, rekey, expired)| *rekey || *expired)
+            .collect();
+        for (epoch, _, expired) in due {
+            if expired {
+                warn!(tunnel = self.tunnels[at].name, %epoch, "epoch expired before it was replaced");
+                // Whatever the peer says: it must not be used any longer.
+                self.tell_deleted(now, at, epoch);
+            } else {
+                self.rekey_due(now, at, epoch);
+            }
+        }
+    }
+
+    /// Removes an epoch here and now, and tells the peer.
+    pub(crate) fn tell_deleted(&mut self, now: Duration, at: usize, epoch: EpochId) {
+        if let Some(spi) = self.tunnels[at].epochs.get(&epoch).map(|e| e.spi_in)
+            && let Some(id) = self.session_of(at, epoch)
+        {
+            self.with_ike(now, id, |sa, cx| sa.delete_child(spi, cx));
+        }
+        self.gate(
+            now,
+            at,
+            Input::Deleted {
+                epoch,
+                by_peer: false,
+            },
+        );
+    }
+
+    pub(crate) fn find_epoch(&self, id: SessionId, spi_in: Spi) -> Option<(usize, EpochId)> {
+        self.tunnels.iter().enumerate().find_map(|(at, tunnel)| {
+            let epoch = tunnel.epoch_by_spi(spi_in)?;
+            (tunnel.epochs.get(&epoch)?.session == Some(id)).then_some((at, epoch))
+        })
+    }
+
+    /// When a connection is next to be looked at.
+    pub(crate) fn connection_timeout(&self, connection: &Connection) -> Option<Duration> {
+        if self.shut_down.is_some() {
+            return None;
+        }
+        let start = (!connection.wants.is_empty()).then(|| connection.retry.at());
+        let missing = connection.tunnels.iter().filter_map(|at| {
+            let tunnel = &self.tunnels[*at];
+            if !tunnel.wanted || tunnel.is_live() || connection.wants.contains(at) {
+                return None;
+            }
+            match tunnel.requested {
+                Some((_, deadline)) => (deadline < Duration::MAX).then_some(deadline),
+                None => Some(tunnel.retry.at()),
+            }
+        });
+        // What a session that is connecting will bring needs no timer.
+        let connecting = self.sessions.values().any(|s| {
+            s.is_connecting()
+                && s.connection
+                    .is_some_and(|i| core::ptr::eq(&self.connections[i], connection))
+        });
+        start
+            .into_iter()
+            .chain(missing)
+            .filter(|_| !connecting)
+            .min()
+    }
+
+    /// Brings up what is wanted and not there, and ends sessions that others have replaced.
+    pub(crate) fn maintain(&mut self, now: Duration, index: usize) {
+        if self.shut_down.is_some() {
+            return;
+        }
+        let of_connection: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.connection == Some(index))
+            .map(|(id, _)| *id)
+            .collect();
+        let usable: Vec<_> = of_connection
+            .iter()
+            .copied()
+            .filter(|id| self.sessions[id].is_usable())
+            .collect();
+        let connecting = of_connection
+            .iter()
+            .copied()
+            .find(|id| self.sessions[id].is_connecting());
+
+        for n in 0..self.connections[index].tunnels.len() {
+            let at = self.connections[index].tunnels[n];
+            let tunnel = &mut self.tunnels[at];
+            if !tunnel.wanted || tunnel.is_live() {
+                continue;
+            }
+            match tunnel.requested {
+                Some((_, deadline)) if deadline > now => continue,
+                Some((session, _)) => {
+                    // Asked, and no answer: a new session beside it.
+                    tunnel.requested = Some((session, Duration::MAX));
+                    self.connections[index].wants.insert(at);
+                }
+                None if !tunnel.retry.may(now) => {}
+                None => match usable.last() {
+                    Some(id) if connecting.is_none() => self.request_child(now, *id, at),
+                    _ => _ = self.connections[index].wants.insert(at),
+                },
+            }
+        }
+        if let Some(id) = connecting {
+            let wants = core::mem::take(&mut self.connections[index].wants);
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.wants.extend(wants);
+            }
+        } else if self.connections[index].retry.may(now) {
+            self.start_session(now, index);
+        }
+        self.end_superseded(now, &usable);
+    }
+
+    /// A session that no epoch needs goes, once another one of the connection has them.
+    fn end_superseded(&mut self, now: Duration, usable: &[SessionId]) {
+        let lives: Vec<_> = usable
+            .iter()
+            .map(|id| self.tunnels.iter().any(|t| t.lives_on(*id)))
+            .collect();
+        let replaced = lives.contains(&true);
+        for (id, lives) in usable.iter().zip(lives) {
+            let needed = |t: &Tunnel| {
+                let asked = t.requested.is_some_and(|(of, _)| of == *id);
+                let drains = t.epochs.values().any(|e| e.session == Some(*id));
+                // A client waits until all is drained; a server may wait for a client that restarted.
+                asked || (drains && t.gate.config().role == Role::Client)
+            };
+            let needed = self.tunnels.iter().any(needed);
+            let Some(session) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            if replaced && !lives && !needed {
+                session
+                    .timers
+                    .superseded
+                    .get_or_insert(now + SUPERSEDED_GRACE);
+            } else {
+                session.timers.superseded = None;
+            }
+        }
+    }
+
+    pub(crate) fn check_shut_down(&mut self, now: Duration) {
+        let Some(deadline) = self.shut_down else {
+            return;
+        };
+        if deadline == Duration::MAX {
+            return;
+        }
+        if deadline <= now {
+            for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+                self.with_ike(now, id, IkeSa::abandon);
+                self.dirty_sessions.remove(&id);
+                self.drain_session(now, id);
+            }
+        }
+        if self.sessions.is_empty() {
+            for at in 0..self.tunnels.len() {
+                for epoch in self.tunnels[at].epochs.keys().copied().collect::<Vec<_>>() {
+                    self.gate(
+                        now,
+                        at,
+                        Input::Deleted {
+                            epoch,
+                            by_peer: false,
+                        },
+                    );
+                }
+                self.drain_gate(now, at);
+            }
+            // Over: said once.
+            self.shut_down = Some(Duration::MAX);
+            self.event(ControlEvent::ShutDown);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What `list-sas` shows.
+
+use core::time::Duration;
+
+use mitregate_gate::Role;
+use mitregate_ike::{Encap, EncapMode, State as IkeState};
+use mitregate_wire::TrafficSelector;
+
+use crate::session::Session;
+use crate::tunnel::{Connection, Tunnel};
+use crate::{ConnectionView, Control, EpochView, IkeSaView, ListView, SelectorView, TunnelView};
+
+impl Control {
+    /// What `list-sas` shows.
+    #[must_use]
+    pub fn list(&self, now: Duration) -> ListView {
+        ListView {
+            connections: self
+                .connections
+                .iter()
+                .map(|c| self.connection_view(c))
+                .collect(),
+            ike_sas: self
+                .sessions
+                .values()
+                .map(|s| self.ike_view(s, now))
+                .collect(),
+            tunnels: (0u32..)
+                .zip(&self.tunnels)
+                .map(|(id, t)| self.tunnel_view(id, t, now))
+                .collect(),
+        }
+    }
+
+    fn connection_view(&self, connection: &Connection) -> ConnectionView {
+        let config = &connection.config;
+        ConnectionView {
+            name: config.name.clone(),
+            role: role(config.gate.role),
+            local_id: config.local_id.to_string(),
+            remote_id: config
+                .remote_id
+                .as_ref()
+                .map_or("%any".to_owned(), ToString::to_string),
+            local_addrs: strings(&config.local_addrs),
+            remote_addrs: strings(&config.remote_addrs),
+            encap: match config.encap {
+                EncapMode::Auto => "auto",
+                EncapMode::Esp => "esp",
+                EncapMode::Udp => "udp",
+            },
+            tunnels: connection
+                .tunnels
+                .iter()
+                .map(|at| self.tunnels[*at].name.clone())
+                .collect(),
+        }
+    }
+
+    fn ike_view(&self, session: &Session, now: Duration) -> IkeSaView {
+        let established = session.established.as_deref();
+        IkeSaView {
+            connection: session
+                .connection
+                .map(|at| self.connections[at].config.name.clone()),
+            state: match session.sa.state() {
+                IkeState::Connecting => "connecting",
+                IkeState::Established => "established",
+                IkeState::Closing => "closing",
+                IkeState::Dead => "dead",
+            },
+            initiator: session.initiator,
+            age_ms: ms(now, session.started),
+            spi_local: session.sa.local_spi().to_string(),
+            spi_remote: session.sa.remote_spi().to_string(),
+            local: session.local.to_string(),
+            remote: session.remote.to_string(),
+            peer_id: established.map(|e| e.peer_id.to_string()),
+            suite: established.map(|e| e.suite.to_string()),
+            nat_local: established.is_some_and(|e| e.nat.local),
+            nat_remote: established.is_some_and(|e| e.nat.remote),
+            children: session
+                .sa
+                .children()
+                .map(|c| c.spi_in.to_string())
+                .collect(),
+        }
+    }
+
+    fn tunnel_view(&self, id: u32, tunnel: &Tunnel, now: Duration) -> TunnelView {
+        let totals = tunnel.totals();
+        let child = &self.connections[tunnel.connection].config.children[tunnel.child];
+        let active = tunnel.gate.epochs().find(|epoch| epoch.active);
+        TunnelView {
+            id,
+            name: tunnel.name.clone(),
+            role: role(tunnel.gate.config().role),
+            wanted: tunnel.wanted,
+            status: match active.and_then(|epoch| epoch.proof) {
+                Some(proof) if proof.is_proof() => "proven",
+                Some(_) => "unproven",
+                None => "down",
+            },
+            selectors: selectors(&child.local_ts, &child.remote_ts),
+            data_waiting: tunnel.data_waiting,
+            packets_in: totals.packets_in,
+            packets_out: totals.packets_out,
+            bytes_in: totals.bytes_in,
+            bytes_out: totals.bytes_out,
+            gate: tunnel.gate.counters().into(),
+            epochs: tunnel
+                .gate
+                .epochs()
+                .filter_map(|epoch| epoch_view(tunnel, &epoch, now))
+                .collect(),
+        }
+    }
+}
+
+fn epoch_view(
+    tunnel: &Tunnel,
+    view: &mitregate_gate::EpochView,
+    now: Duration,
+) -> Option<EpochView> {
+    let epoch = tunnel.epochs.get(&view.epoch)?;
+    let counters = &epoch.counters;
+    Some(EpochView {
+        id: view.epoch.0,
+        state: view.state.as_str(),
+        state_ms: ms(now, view.since),
+        age_ms: ms(now, view.installed),
+        active: view.active,
+        proof: view.proof.map(|proof| proof.to_string()),
+        last_rtt_us: view
+            .last_rtt
+            .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        spi_in: epoch.spi_in.to_string(),
+        spi_out: epoch.spi_out.to_string(),
+        cipher: epoch.cipher.to_string(),
+        encap: match epoch.outer.encap {
+            Encap::Esp => "esp",
+            Encap::Udp => "udp",
+        },
+        local: epoch.outer.local.to_string(),
+        remote: epoch.outer.remote.to_string(),
+        rekey_in_ms: epoch.rekey_at.map(|at| ms(at, now)),
+        selectors: selectors(&epoch.local_ts, &epoch.remote_ts),
+        packets_in: counters.packets_in.get(),
+        packets_out: counters.packets_out.get(),
+        bytes_in: counters.bytes_in.get(),
+        bytes_out: counters.bytes_out.get(),
+        replays: counters.replays.get(),
+        integrity_failures: counters.integrity_failures.get(),
+    })
+}
+
+fn selectors(local: &[TrafficSelector], remote: &[TrafficSelector]) -> SelectorView {
+    SelectorView {
+        local_ts: strings(local),
+        remote_ts: strings(remote),
+    }
+}
+
+fn strings<T: ToString>(list: &[T]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Client => "client",
+        Role::Server => "server",
+    }
+}
+
+fn ms(later: Duration, earlier: Duration) -> u64 {
+    u64::try_from(later.saturating_sub(earlier).as_millis()).unwrap_or(u64::MAX)
+}

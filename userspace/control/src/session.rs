@@ -1,0 +1,84 @@
+//! One IKE SA and what control knows about it.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::collections::BTreeSet;
+
+use mitregate_ike::{Established, IkeSa};
+
+/// Names an IKE SA in this process; a larger one is younger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+pub(crate) struct Session {
+    pub(crate) sa: IkeSa,
+    /// Known from the start on the initiator, else when the peer has authenticated.
+    pub(crate) connection: Option<usize>,
+    pub(crate) initiator: bool,
+    pub(crate) started: Duration,
+    pub(crate) established: Option<Box<Established>>,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    /// Tunnels that a session which is connecting shall bring up.
+    pub(crate) wants: BTreeSet<usize>,
+    pub(crate) timers: Timers,
+    /// IKE messages received.
+    pub(crate) messages: u64,
+    /// What had been received when the peer was last looked after.
+    pub(crate) seen: u64,
+    /// It failed or was closed and goes when IKE says so.
+    pub(crate) over: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Timers {
+    /// Next keepalive towards the NAT.
+    pub(crate) keepalive: Option<Duration>,
+    /// Next look at whether the peer is there.
+    pub(crate) dpd: Option<Duration>,
+    /// To be replaced by a new one.
+    pub(crate) reauth: Option<Duration>,
+    /// Its children were replaced by another session's; to be ended.
+    pub(crate) superseded: Option<Duration>,
+    /// To be dropped if the peer has not answered our Delete.
+    pub(crate) abandon: Option<Duration>,
+}
+
+impl Timers {
+    pub(crate) fn next(&self) -> Option<Duration> {
+        [
+            self.keepalive,
+            self.dpd,
+            self.reauth,
+            self.superseded,
+            self.abandon,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+/// `true` once, when the time has come.
+pub(crate) fn take_due(timer: &mut Option<Duration>, now: Duration) -> bool {
+    timer.take_if(|at| *at <= now).is_some()
+}
+
+impl Session {
+    /// Authenticated, and not on its way out.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.established.is_some() && !self.over && self.timers.abandon.is_none()
+    }
+
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.established.is_none() && !self.over
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.sa
+            .poll_timeout()
+            .into_iter()
+            .chain(self.timers.next())
+            .min()
+    }
+}

@@ -1,0 +1,223 @@
+//! One tunnel and its epochs.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mitregate_esp::ids::EpochId;
+use mitregate_esp::{CipherSuite, SaCounters};
+use mitregate_gate::{Activity, Gate, State};
+use mitregate_ike::Encap;
+use mitregate_wire::TrafficSelector;
+use mitregate_wire::esp::Spi;
+use rand_core::Rng;
+
+use crate::session::SessionId;
+use crate::{ConnectionConfig, Outer, Ticket};
+
+/// A configured connection at work.
+pub(crate) struct Connection {
+    pub(crate) config: ConnectionConfig,
+    /// Indices of its tunnels, in the order of its children.
+    pub(crate) tunnels: Vec<usize>,
+    /// Tunnels that a new session shall bring up.
+    pub(crate) wants: BTreeSet<usize>,
+    pub(crate) retry: Retry,
+    /// Turns through the peer's addresses.
+    pub(crate) turn: usize,
+    /// Why the last attempt failed, so that the log says it once.
+    pub(crate) last_failure: Option<String>,
+    /// Commands that wait until it is down.
+    pub(crate) waiters: Vec<Ticket>,
+}
+
+impl Connection {
+    /// Where a new session goes from and to; each attempt takes the next of the peer's addresses.
+    pub(crate) fn next_ends(&mut self) -> Option<(SocketAddr, SocketAddr)> {
+        let config = &self.config;
+        let remotes = &config.remote_addrs;
+        for _ in 0..remotes.len() {
+            let remote = remotes[self.turn % remotes.len()];
+            self.turn = self.turn.wrapping_add(1);
+            let local = config
+                .local_addrs
+                .iter()
+                .find(|a| a.is_ipv4() == remote.is_ipv4());
+            if let Some(local) = local {
+                return Some((
+                    SocketAddr::new(*local, config.local_port),
+                    SocketAddr::new(remote, config.remote_port),
+                ));
+            }
+        }
+        None
+    }
+}
+
+/// A tunnel at work.
+pub(crate) struct Tunnel {
+    pub(crate) connection: usize,
+    pub(crate) child: usize,
+    /// `connection/child`.
+    pub(crate) name: String,
+    pub(crate) gate: Gate,
+    pub(crate) epochs: BTreeMap<EpochId, Epoch>,
+    /// Keep it up.
+    pub(crate) wanted: bool,
+    /// A child was asked of this session; after the time, another session is asked as well.
+    pub(crate) requested: Option<(SessionId, Duration)>,
+    pub(crate) retry: Retry,
+    pub(crate) data_waiting: bool,
+    /// Of epochs that are gone.
+    pub(crate) past: Totals,
+    pub(crate) moved: Option<Duration>,
+    pub(crate) waiters: Vec<(Ticket, Goal)>,
+}
+
+/// What a command waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
+    Up,
+    Down,
+}
+
+/// One epoch.
+pub(crate) struct Epoch {
+    /// The IKE SA that it belongs to; `None` for an orphan.
+    pub(crate) session: Option<SessionId>,
+    pub(crate) spi_in: Spi,
+    pub(crate) spi_out: Spi,
+    pub(crate) cipher: CipherSuite,
+    pub(crate) outer: Outer,
+    pub(crate) local_ts: Vec<TrafficSelector>,
+    pub(crate) remote_ts: Vec<TrafficSelector>,
+    pub(crate) counters: Arc<SaCounters>,
+    pub(crate) rekey_at: Option<Duration>,
+    pub(crate) expires_at: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) packets_in: u64,
+    pub(crate) packets_out: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&mut self, counters: &SaCounters) {
+        self.packets_in += counters.packets_in.get();
+        self.packets_out += counters.packets_out.get();
+        self.bytes_in += counters.bytes_in.get();
+        self.bytes_out += counters.bytes_out.get();
+    }
+}
+
+impl Tunnel {
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = self.past;
+        for epoch in self.epochs.values() {
+            totals.add(&epoch.counters);
+        }
+        totals
+    }
+
+    pub(crate) fn activity(&self) -> Activity {
+        let totals = self.totals();
+        Activity {
+            sent: totals.packets_out,
+            received: totals.packets_in,
+        }
+    }
+
+    /// Epochs that are not on their way out.
+    pub(crate) fn live(&self) -> impl Iterator<Item = EpochId> + '_ {
+        self.gate
+            .epochs()
+            .filter(|epoch| epoch.state != State::Draining)
+            .map(|epoch| epoch.epoch)
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.live().next().is_some()
+    }
+
+    /// Whether an epoch of this session is not on its way out.
+    pub(crate) fn lives_on(&self, session: SessionId) -> bool {
+        self.live().any(|id| {
+            self.epochs
+                .get(&id)
+                .is_some_and(|e| e.session == Some(session))
+        })
+    }
+
+    pub(crate) fn epoch_by_spi(&self, spi_in: Spi) -> Option<EpochId> {
+        self.epochs
+            .iter()
+            .find(|(_, epoch)| epoch.spi_in == spi_in)
+            .map(|(id, _)| *id)
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        let epochs = self.epochs.values();
+        epochs
+            .flat_map(|epoch| [epoch.rekey_at, Some(epoch.expires_at)])
+            .flatten()
+            .chain(self.gate.poll_timeout())
+            .min()
+    }
+}
+
+/// How ESP of an IKE SA between these two ends travels. IKE's ports are ESP's ports where it is in UDP.
+pub(crate) fn outer(encap: Encap, local: SocketAddr, remote: SocketAddr) -> Outer {
+    let without_port = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+    match encap {
+        Encap::Udp => Outer {
+            encap,
+            local,
+            remote,
+        },
+        Encap::Esp => Outer {
+            encap,
+            local: without_port(local),
+            remote: without_port(remote),
+        },
+    }
+}
+
+/// Growing waits between attempts, for ever.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Retry {
+    failures: u32,
+    at: Duration,
+}
+
+impl Retry {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    pub(crate) fn may(&self, now: Duration) -> bool {
+        self.at <= now
+    }
+
+    /// When the next attempt may be made.
+    pub(crate) fn at(&self) -> Duration {
+        self.at
+    }
+
+    pub(crate) fn failed(&mut self, now: Duration, rng: &mut dyn Rng) {
+        let nominal = (Self::FIRST * (1 << self.failures.min(8))).min(Self::LONGEST);
+        self.failures += 1;
+        self.at = now + nominal.mul_f64(0.75 + 0.5 * unit(rng));
+    }
+
+    pub(crate) fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Between 0 and 1.
+pub(crate) fn unit(rng: &mut dyn Rng) -> f64 {
+    f64::from(rng.next_u32()) / f64::from(u32::MAX)
+}
