@@ -153,10 +153,14 @@ impl Missing {
         let Some(effective) = effective else {
             return Self::Unclear;
         };
-        let has = |bit: u32| effective & (1 << bit) != 0;
-        // Before 5.8, and still, CAP_SYS_ADMIN contains CAP_BPF.
-        let lacks = |&&(bit, _): &&(u32, _)| !has(bit) && !(bit == BPF && has(SYS_ADMIN));
-        let lacking: Vec<_> = NEEDED.iter().filter(lacks).map(|&(_, name)| name).collect();
+        let set = |bit: u32| effective & (1 << bit) != 0;
+        // CAP_SYS_ADMIN contains CAP_BPF, which came later (5.8).
+        let has = |bit: u32| set(bit) || (bit == BPF && set(SYS_ADMIN));
+        let lacking: Vec<_> = NEEDED
+            .iter()
+            .filter(|(bit, _)| !has(*bit))
+            .map(|(_, name)| *name)
+            .collect();
         if lacking.is_empty() {
             Self::Unclear
         } else {

@@ -206,7 +206,9 @@ fn has_private_mounts() -> bool {
 
 fn drop_empty_bpffs() {
     let at = Path::new(DEFAULT_BPFFS);
-    let empty = fs::read_dir(at).is_ok_and(|mut entries| entries.next().is_none());
+    // The kernel's own, maps.debug and progs.debug, are in every one.
+    let ours = |entry: fs::DirEntry| !entry.file_name().as_encoded_bytes().ends_with(b".debug");
+    let empty = fs::read_dir(at).is_ok_and(|entries| !entries.flatten().any(ours));
     if !empty || !is_bpffs(at) {
         return;
     }
