@@ -18,9 +18,17 @@
 //! answers without keeping state whatever deserves no IKE SA.
 #![forbid(unsafe_code)]
 
+mod capabilities;
 mod config;
+mod cookie;
+mod crypto;
+mod keys;
+mod nat;
 mod proposal;
+mod retransmit;
 mod sa;
+mod selectors;
+mod stateless;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -35,6 +43,7 @@ pub use config::{
     Announce, ChildConfig, Directory, Encap, EncapMode, Identity, IkeConfig, Psk, Retransmit,
     UnknownWord,
 };
+pub use cookie::{CookieCheck, CookieJar};
 pub use proposal::{EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Prf, ProposalError};
 pub use sa::{ChildView, IkeSa, State};
 

@@ -7,7 +7,8 @@ use core::str::FromStr;
 use mitregate_esp::CipherSuite;
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{
-    EncryptionId, EsnId, KeyExchangeId, PrfId, Proposal, ProtocolId, Transform, TransformType,
+    EncryptionId, EsnId, IntegrityId, KeyExchangeId, PrfId, Proposal, ProtocolId, Transform,
+    TransformType,
 };
 
 use crate::config::UnknownWord;
@@ -15,8 +16,6 @@ use crate::config::UnknownWord;
 macro_rules! words {
     ($name:ident { $($variant:ident = $word:literal $(| $alias:literal)*,)* }) => {
         impl $name {
-            const ALL: &'static [Self] = &[$(Self::$variant),*];
-
             const fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
@@ -63,8 +62,12 @@ impl Group {
         }
     }
 
-    pub(crate) fn from_id(id: KeyExchangeId) -> Option<Self> {
-        Self::ALL.iter().copied().find(|group| group.id() == id)
+    pub(crate) const fn from_id(id: KeyExchangeId) -> Option<Self> {
+        match id {
+            KeyExchangeId::CURVE25519 => Some(Self::Curve25519),
+            KeyExchangeId::ECP_256 => Some(Self::Ecp256),
+            _ => None,
+        }
     }
 }
 
@@ -241,5 +244,280 @@ impl fmt::Display for EspProposal {
             );
         }
         f.write_str(&words.join("-"))
+    }
+}
+
+/// The transform of type ENCR (RFC 5282 §7.3, RFC 7634 §2: ChaCha20-Poly1305 has no key length).
+fn encryption(cipher: CipherSuite) -> Transform {
+    match cipher {
+        CipherSuite::Aes128Gcm16 => Transform::encryption(EncryptionId::AES_GCM_16, Some(128)),
+        CipherSuite::Aes256Gcm16 => Transform::encryption(EncryptionId::AES_GCM_16, Some(256)),
+        CipherSuite::ChaCha20Poly1305 => {
+            Transform::encryption(EncryptionId::CHACHA20_POLY1305, None)
+        }
+    }
+}
+
+const fn prf(prf: Prf) -> Transform {
+    Transform::prf(match prf {
+        Prf::HmacSha256 => PrfId::HMAC_SHA2_256,
+        Prf::HmacSha384 => PrfId::HMAC_SHA2_384,
+    })
+}
+
+const fn esn(esn: bool) -> Transform {
+    Transform::esn(if esn { EsnId::ESN } else { EsnId::NO_ESN })
+}
+
+const fn key_exchange(group: Group) -> Transform {
+    Transform::key_exchange(group.id())
+}
+
+/// Puts numbers on proposals: 1, 2, … (RFC 7296 §3.3.1).
+fn numbered(
+    lists: impl Iterator<Item = Vec<Transform>>,
+    protocol: ProtocolId,
+    spi: &[u8],
+) -> Vec<Proposal> {
+    (1..=u8::MAX)
+        .zip(lists)
+        .map(|(number, transforms)| Proposal {
+            number,
+            protocol,
+            spi: spi.to_vec(),
+            transforms,
+        })
+        .collect()
+}
+
+/// The SA payload that offers `proposals` for a first IKE SA.
+pub(crate) fn offer_ike(proposals: &[IkeProposal]) -> Vec<Proposal> {
+    let lists = proposals.iter().map(|p| {
+        let ciphers = p.ciphers.iter().copied().map(encryption);
+        let prfs = p.prfs.iter().copied().map(prf);
+        ciphers
+            .chain(prfs)
+            .chain(p.groups.iter().copied().map(key_exchange))
+            .collect()
+    });
+    numbered(lists, ProtocolId::IKE, &[])
+}
+
+/// The SA payload that offers `proposals` for a CHILD_SA; groups only `with_groups`.
+pub(crate) fn offer_esp(proposals: &[EspProposal], spi: Spi, with_groups: bool) -> Vec<Proposal> {
+    let lists = proposals.iter().map(|p| {
+        let ciphers = p.ciphers.iter().copied().map(encryption);
+        let groups = p
+            .groups
+            .iter()
+            .copied()
+            .filter(|_| with_groups)
+            .map(key_exchange);
+        ciphers
+            .chain(groups)
+            .chain(p.esn.iter().copied().map(esn))
+            .collect()
+    });
+    numbered(lists, ProtocolId::ESP, &spi.to_be_bytes())
+}
+
+/// A peer's proposal, sorted by transform type; made only of one that holds no type of transform
+/// we do not know (RFC 7296 §3.3.6).
+struct Offer<'a>(&'a Proposal);
+
+impl<'a> Offer<'a> {
+    fn new(proposal: &'a Proposal) -> Option<Self> {
+        let aead = |t: &Transform| t.kind != TransformType::INTEG || t.id == IntegrityId::NONE.0;
+        let known =
+            |t: &Transform| (TransformType::ENCR.0..=TransformType::ESN.0).contains(&t.kind.0);
+        // RFC 5282 §8: with an AEAD there is no integrity transform but NONE.
+        proposal
+            .transforms
+            .iter()
+            .all(|t| known(t) && aead(t))
+            .then_some(Self(proposal))
+    }
+
+    fn has(&self, wanted: &Transform) -> bool {
+        self.0.transforms.contains(wanted)
+    }
+
+    fn lacks(&self, kind: TransformType) -> bool {
+        self.0
+            .transforms
+            .iter()
+            .all(|t| t.kind != kind || t.id == 0)
+    }
+
+    fn first<T: Copy>(&self, ours: &[T], transform: impl Fn(T) -> Transform) -> Option<T> {
+        ours.iter()
+            .copied()
+            .find(|item| self.has(&transform(*item)))
+    }
+
+    fn ike(&self, ours: &IkeProposal, preferred: Option<Group>) -> Option<IkeSuite> {
+        if self.0.protocol != ProtocolId::IKE || !self.lacks(TransformType::ESN) {
+            return None;
+        }
+        Some(IkeSuite {
+            cipher: self.first(&ours.ciphers, encryption)?,
+            prf: self.first(&ours.prfs, prf)?,
+            group: self.group(&ours.groups, preferred)?,
+        })
+    }
+
+    fn esp(&self, ours: &EspProposal, groups: Groups) -> Option<EspSuite> {
+        if self.0.protocol != ProtocolId::ESP || !self.lacks(TransformType::PRF) {
+            return None;
+        }
+        let group = match groups {
+            Groups::Ignore => None,
+            Groups::Negotiate(_) if ours.groups.is_empty() => {
+                // No PFS here: fine with a peer that does not insist on it.
+                let none = Transform::key_exchange(KeyExchangeId::NONE);
+                let insists = !self.lacks(TransformType::KE) && !self.has(&none);
+                return if insists {
+                    None
+                } else {
+                    self.esp(ours, Groups::Ignore)
+                };
+            }
+            Groups::Negotiate(preferred) => Some(self.group(&ours.groups, preferred)?),
+        };
+        Some(EspSuite {
+            cipher: self.first(&ours.ciphers, encryption)?,
+            group,
+            esn: self.first(&ours.esn, esn)?,
+        })
+    }
+
+    /// The group of the peer's KE payload where that is acceptable: it saves a round trip.
+    fn group(&self, ours: &[Group], preferred: Option<Group>) -> Option<Group> {
+        let common = |group: &Group| ours.contains(group) && self.has(&key_exchange(*group));
+        preferred
+            .filter(common)
+            .or_else(|| self.first(ours, key_exchange))
+    }
+}
+
+/// What to make of the groups in a proposal for a CHILD_SA.
+#[derive(Clone, Copy)]
+pub(crate) enum Groups {
+    /// In IKE_AUTH they mean nothing (RFC 7296 §1.2).
+    Ignore,
+    /// In CREATE_CHILD_SA; with the group of the peer's KE payload.
+    Negotiate(Option<Group>),
+}
+
+/// The choice of a responder: the first of our proposals that one of the peer's matches, and the
+/// proposal to answer with.
+pub(crate) fn choose_ike(
+    ours: &[IkeProposal],
+    peers: &[Proposal],
+    ke: Option<Group>,
+) -> Option<(IkeSuite, Proposal)> {
+    let offers = || peers.iter().filter_map(Offer::new);
+    ours.iter().find_map(|ours| {
+        offers().find_map(|offer| {
+            let suite = offer.ike(ours, ke)?;
+            let transforms = vec![
+                encryption(suite.cipher),
+                prf(suite.prf),
+                key_exchange(suite.group),
+            ];
+            Some((
+                suite,
+                Proposal {
+                    spi: Vec::new(),
+                    transforms,
+                    ..offer.0.clone()
+                },
+            ))
+        })
+    })
+}
+
+/// The same for a CHILD_SA; also the peer's SPI. The answer's SPI is still to be set.
+pub(crate) fn choose_esp(
+    ours: &[EspProposal],
+    peers: &[Proposal],
+    groups: Groups,
+) -> Option<(EspSuite, Spi, Proposal)> {
+    let offers = || peers.iter().filter_map(Offer::new);
+    ours.iter().find_map(|ours| {
+        offers().find_map(|offer| {
+            let suite = offer.esp(ours, groups)?;
+            let transforms = [
+                Some(encryption(suite.cipher)),
+                suite.group.map(key_exchange),
+            ]
+            .into_iter()
+            .flatten()
+            .chain([esn(suite.esn)])
+            .collect();
+            let spi = esp_spi(offer.0)?;
+            Some((
+                suite,
+                spi,
+                Proposal {
+                    spi: Vec::new(),
+                    transforms,
+                    ..offer.0.clone()
+                },
+            ))
+        })
+    })
+}
+
+/// The SPI of a proposal for ESP; `None` where it has not 4 bytes or is a reserved one.
+fn esp_spi(proposal: &Proposal) -> Option<Spi> {
+    Spi::new(u32::from_be_bytes(proposal.spi.as_slice().try_into().ok()?))
+}
+
+/// An initiator's check of the answer (RFC 7296 §2.7, §3.3.6): one proposal, of a number that was
+/// offered, with one transform of each type, each of them offered there.
+fn accepted<'a>(answer: &'a [Proposal], offered: usize) -> Option<(usize, Offer<'a>)> {
+    let [answer] = answer else { return None };
+    let index = usize::from(answer.number)
+        .checked_sub(1)
+        .filter(|index| *index < offered)?;
+    let offer = Offer::new(answer)?;
+    let mut kinds = answer.transforms.iter().map(|t| t.kind).collect::<Vec<_>>();
+    kinds.sort();
+    kinds.is_sorted_by(|a, b| a < b).then_some((index, offer))
+}
+
+/// What a responder chose of our offer for an IKE SA.
+pub(crate) fn accept_ike(ours: &[IkeProposal], answer: &[Proposal]) -> Option<IkeSuite> {
+    let (index, offer) = accepted(answer, ours.len())?;
+    offer.ike(&ours[index], None)
+}
+
+/// What a responder chose of our offer for a CHILD_SA, and its SPI.
+pub(crate) fn accept_esp(
+    ours: &[EspProposal],
+    answer: &[Proposal],
+    groups: Groups,
+) -> Option<(EspSuite, Spi)> {
+    let (index, offer) = accepted(answer, ours.len())?;
+    Some((offer.esp(&ours[index], groups)?, esp_spi(offer.0)?))
+}
+
+/// The groups in an offer, first the preferred one.
+pub(crate) fn ike_groups(proposals: &[IkeProposal]) -> impl Iterator<Item = Group> {
+    proposals.iter().flat_map(|p| p.groups.iter().copied())
+}
+
+/// The same for a CHILD_SA; empty without PFS.
+pub(crate) fn esp_groups(proposals: &[EspProposal]) -> impl Iterator<Item = Group> {
+    proposals.iter().flat_map(|p| p.groups.iter().copied())
+}
+
+impl IkeProposal {
+    /// Could this proposal have led to `suite`?
+    pub(crate) fn allows(&self, suite: &IkeSuite) -> bool {
+        self.ciphers.contains(&suite.cipher)
+            && self.prfs.contains(&suite.prf)
+            && self.groups.contains(&suite.group)
     }
 }

@@ -1,4 +1,12 @@
-//! One IKE SA.
+//! One IKE SA: what it knows, and how calls and messages reach the exchange they belong to.
+
+mod auth;
+mod child;
+mod grant;
+mod informational;
+mod init;
+mod message;
+mod window;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -7,9 +15,21 @@ use std::sync::Arc;
 
 use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
-use mitregate_wire::ike::{Header, IkeSpi};
+use mitregate_wire::ike::{
+    ExchangeType, Header, IkeSpi, Message, NotifyType, Payload, PayloadType,
+};
 
-use crate::{Ctx, Directory, Discard, IkeConfig, Output, Reason, Rejected};
+use crate::capabilities::Vendor;
+use crate::keys::{Keys, Side};
+use crate::{Ctx, Directory, Discard, Encap, Identity, IkeConfig, Nat, Output, Reason, Rejected};
+
+use child::Child;
+use window::{Answered, Request, Task};
+
+/// How long an IKE SA that is over still answers retransmissions.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long a responder waits for IKE_AUTH.
+const HALF_OPEN: Duration = Duration::from_secs(30);
 
 /// What an operator sees of an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +45,7 @@ pub enum State {
 }
 
 /// A look at one CHILD_SA.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct ChildView<'a> {
     /// Its name in the configuration.
     pub name: &'a str,
@@ -39,9 +59,62 @@ pub struct ChildView<'a> {
     pub remote_ts: &'a [TrafficSelector],
 }
 
+/// How far it has come, with what only that stretch of the way needs.
+enum Phase {
+    /// Initiator: IKE_SA_INIT is on its way.
+    Init(Box<init::Init>),
+    /// Initiator: IKE_AUTH is on its way.
+    Auth(Box<auth::Auth>),
+    /// Responder: waits for IKE_AUTH.
+    HalfOpen(Box<auth::HalfOpen>),
+    Established,
+    Closing,
+    Dead,
+}
+
 /// One IKE SA; see the crate's page for how to drive it. Holds secrets, so it has no `Debug`.
 pub struct IkeSa {
+    side: Side,
+    phase: Phase,
+    /// A responder's is the best guess until the peer has said who it is.
+    config: Arc<IkeConfig>,
+    peer_id: Option<Identity>,
+    spi_i: IkeSpi,
+    spi_r: IkeSpi,
+    local: SocketAddr,
+    remote: SocketAddr,
+    keys: Option<Keys>,
+    vendor: Vendor,
+    nat: Nat,
+    encap: Encap,
+
+    /// Message ID of our next request.
+    next_request: u32,
+    /// Our request under way: there is at most one (window size 1, RFC 7296 §2.3).
+    outstanding: Option<Request>,
+    /// What we want to request next.
+    tasks: VecDeque<Task>,
+    /// Message ID of the peer's next request.
+    expected: u32,
+    /// The peer's last request and our response, for when it asks again.
+    answered: Option<Answered>,
+
+    /// Oldest first.
+    children: Vec<Child>,
+    /// Inbound SPIs that are allocated and no CHILD_SA yet.
+    unborn: Vec<Spi>,
+    /// When a half-open or dead IKE SA goes.
+    expires: Option<Duration>,
     outputs: VecDeque<Output>,
+}
+
+/// What becomes of the IKE SA once the response to a request is on its way.
+enum Fate {
+    GoesOn,
+    /// It never came to be.
+    Fails(Reason),
+    /// It is over.
+    Ends(Reason),
 }
 
 impl IkeSa {
@@ -53,14 +126,17 @@ impl IkeSa {
         remote: SocketAddr,
         cx: &mut Ctx<'_>,
     ) -> Self {
-        let _ = (config, local, remote, cx.now);
-        Self {
-            outputs: VecDeque::new(),
+        let spi_i = message::random_ike_spi(cx.rng);
+        let mut sa = Self::new(Side::Initiator, config, spi_i, local, remote);
+        if let Err(reason) = sa.start_init(cx) {
+            sa.fail(reason, cx);
         }
+        sa
     }
 
     /// Answers a datagram that belongs to no IKE SA: makes a half-open one of a good IKE_SA_INIT
-    /// request, and otherwise says what to send back, if anything.
+    /// request, and otherwise says what to send back, if anything. Under load, let a
+    /// [`CookieJar`](crate::CookieJar) have a look at it before.
     pub fn respond(
         directory: Arc<dyn Directory>,
         local: SocketAddr,
@@ -68,10 +144,39 @@ impl IkeSa {
         message: &[u8],
         cx: &mut Ctx<'_>,
     ) -> Result<Self, Rejected> {
-        let _ = (directory, local, remote, message, cx.now);
-        Ok(Self {
+        init::respond(directory, local, remote, message, cx)
+    }
+
+    fn new(
+        side: Side,
+        config: Arc<IkeConfig>,
+        spi_i: IkeSpi,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Self {
+        Self {
+            side,
+            phase: Phase::Dead,
+            config,
+            peer_id: None,
+            spi_i,
+            spi_r: IkeSpi::ZERO,
+            local,
+            remote,
+            keys: None,
+            vendor: Vendor::default(),
+            nat: Nat::default(),
+            encap: Encap::Esp,
+            next_request: 0,
+            outstanding: None,
+            tasks: VecDeque::new(),
+            expected: 0,
+            answered: None,
+            children: Vec::new(),
+            unborn: Vec::new(),
+            expires: None,
             outputs: VecDeque::new(),
-        })
+        }
     }
 
     /// Takes in a message that came from `remote` to `local`. The error is for counters and logs:
@@ -83,19 +188,176 @@ impl IkeSa {
         message: &[u8],
         cx: &mut Ctx<'_>,
     ) -> Result<(), Discard> {
-        let _ = (local, remote, message, cx.now);
+        let header = Header::parse(message)?;
+        let first = header.exchange == ExchangeType::IKE_SA_INIT;
+        let known =
+            header.spi_r == self.spi_r || first && (header.spi_r.is_zero() || self.spi_r.is_zero());
+        if header.spi_i != self.spi_i || !known {
+            return Err(Discard::WrongSpi);
+        }
+        if header.flags.initiator == (self.side == Side::Initiator) {
+            return Err(Discard::Unexpected);
+        }
+        if header.flags.response {
+            self.handle_response(&header, local, remote, message, cx)?;
+        } else {
+            self.handle_request(&header, local, remote, message, cx)?;
+        }
+        self.start_tasks(cx);
         Ok(())
+    }
+
+    fn handle_request(
+        &mut self,
+        header: &Header,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: &[u8],
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Discard> {
+        if self.answer_again(header.message_id, local, remote, message) {
+            return Ok(());
+        }
+        if header.message_id != self.expected {
+            return Err(Discard::MessageId);
+        }
+        let fits = match self.phase {
+            Phase::HalfOpen(_) => header.exchange == ExchangeType::IKE_AUTH,
+            Phase::Established | Phase::Closing => matches!(
+                header.exchange,
+                ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL
+            ),
+            _ => false,
+        };
+        if !fits {
+            return Err(Discard::Unexpected);
+        }
+        let payloads = self.open(message)?;
+        self.follow(local, remote);
+
+        let half_open = match core::mem::replace(&mut self.phase, Phase::Established) {
+            Phase::HalfOpen(half_open) => Some(half_open),
+            phase => {
+                self.phase = phase;
+                None
+            }
+        };
+        let fails = |reason| match half_open {
+            Some(_) => Fate::Fails(reason),
+            None => Fate::Ends(reason),
+        };
+        let (answer, fate) = match (payloads, half_open.as_deref()) {
+            // RFC 7296 §2.21.3: fatal for both sides, without a Delete.
+            (Err(error), _) => (
+                vec![message::notify(NotifyType::INVALID_SYNTAX)],
+                fails(error.into()),
+            ),
+            (Ok(payloads), half_open_state) => match (unknown_critical(&payloads), half_open_state)
+            {
+                // RFC 7296 §2.5, §2.21.3: this request alone is refused; §2.21.2: IKE_AUTH as a
+                // whole.
+                (Some(kind), state) => {
+                    let data = [kind.0];
+                    let refusal =
+                        message::notify_data(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, &data);
+                    let fate = match state {
+                        Some(_) => Fate::Fails(Reason::UnsupportedCritical(kind)),
+                        None => Fate::GoesOn,
+                    };
+                    (vec![refusal], fate)
+                }
+                (None, Some(state)) => self.answer_auth(state, &payloads, local, remote, cx),
+                (None, None) if header.exchange == ExchangeType::CREATE_CHILD_SA => {
+                    self.answer_create_child(&payloads, cx)
+                }
+                (None, None) => self.answer_informational(&payloads),
+            },
+        };
+        let fate = match self.respond_to(header, &answer, local, remote, message) {
+            Ok(()) => fate,
+            Err(reason) => fails(reason),
+        };
+        match fate {
+            Fate::GoesOn => {}
+            Fate::Fails(reason) => self.fail(reason, cx),
+            Fate::Ends(reason) => self.end(reason, cx),
+        }
+        Ok(())
+    }
+
+    fn handle_response(
+        &mut self,
+        header: &Header,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: &[u8],
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Discard> {
+        let request = self.outstanding.as_ref().ok_or(Discard::Unexpected)?;
+        if header.message_id != request.id {
+            return Err(Discard::MessageId);
+        }
+        if header.exchange != request.exchange {
+            return Err(Discard::Unexpected);
+        }
+        if let Phase::Init(_) = self.phase {
+            let response = Message::parse(message)?;
+            return self.handle_init_response(&response, local, remote, message, cx);
+        }
+        let payloads = self.open(message)?;
+        self.follow(local, remote);
+        let Some(request) = self.outstanding.take() else {
+            return Err(Discard::Unexpected);
+        };
+        let payloads =
+            payloads
+                .map_err(Reason::from)
+                .and_then(|payloads| match unknown_critical(&payloads) {
+                    Some(kind) => Err(Reason::UnsupportedCritical(kind)),
+                    None => Ok(payloads),
+                });
+        match payloads {
+            Ok(payloads) => self.finish_request(request, &payloads, cx),
+            Err(reason) => self.give_up_on(reason, cx),
+        }
+        Ok(())
+    }
+
+    /// The response to a request makes no sense: neither side can know what the other believes.
+    fn give_up_on(&mut self, reason: Reason, cx: &mut Ctx<'_>) {
+        match self.phase {
+            Phase::Established => {
+                tracing::info!(connection = self.config.name, %reason, "closing IKE SA");
+                self.close(cx);
+            }
+            Phase::Closing => self.end(Reason::Closed, cx),
+            _ => self.fail(reason, cx),
+        }
     }
 
     /// Does what is due at `cx.now`.
     pub fn handle_timeout(&mut self, cx: &mut Ctx<'_>) {
-        let _ = cx.now;
+        if self.expires.is_some_and(|at| at <= cx.now) {
+            self.expires = None;
+            match self.phase {
+                Phase::HalfOpen(_) => self.fail(Reason::HalfOpen, cx),
+                _ => self.outputs.push_back(Output::Dead),
+            }
+            return;
+        }
+        self.retransmit(cx);
+        self.start_tasks(cx);
     }
 
     /// When to call [`Self::handle_timeout`] at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        None
+        let request = self.outstanding.as_ref().map(|request| request.due);
+        let task = match (request, &self.phase) {
+            (None, Phase::Established) => self.tasks.iter().map(|task| task.not_before).min(),
+            _ => None,
+        };
+        [request, task, self.expires].into_iter().flatten().min()
     }
 
     /// The next thing to do.
@@ -103,76 +365,176 @@ impl IkeSa {
         self.outputs.pop_front()
     }
 
-    /// Negotiates a successor for the CHILD_SA that we receive on `spi_in`.
-    pub fn rekey_child(&mut self, spi_in: Spi, cx: &mut Ctx<'_>) -> Result<(), Reason> {
-        let _ = (spi_in, cx.now);
-        Ok(())
-    }
-
-    /// Negotiates one more CHILD_SA of the configuration.
-    pub fn create_child(&mut self, name: &str, cx: &mut Ctx<'_>) -> Result<(), Reason> {
-        let _ = (name, cx.now);
-        Ok(())
-    }
-
-    /// Deletes the CHILD_SA that we receive on `spi_in`; `ChildDeleted` follows when the peer
-    /// has answered.
-    pub fn delete_child(&mut self, spi_in: Spi, cx: &mut Ctx<'_>) -> Result<(), Reason> {
-        let _ = (spi_in, cx.now);
-        Ok(())
-    }
-
-    /// Asks for a sign of life (RFC 7296 §2.4): `LivenessAnswered`, or in the end
-    /// `Closed(Timeout)`.
-    pub fn check_liveness(&mut self, cx: &mut Ctx<'_>) {
-        let _ = cx.now;
-    }
-
-    /// Deletes the IKE SA and its CHILD_SAs; `Closed` follows.
+    /// Deletes the IKE SA and its CHILD_SAs at the peer; `Closed` follows. One that is not
+    /// established yet is given up as soon as that is possible.
     pub fn close(&mut self, cx: &mut Ctx<'_>) {
-        let _ = cx.now;
+        match self.phase {
+            Phase::Init(_) | Phase::HalfOpen(_) => self.fail(Reason::Closed, cx),
+            Phase::Auth(_) | Phase::Established => {
+                self.tasks.clear();
+                self.tasks.push_back(Task::now(window::Work::DeleteIke));
+                self.start_tasks(cx);
+            }
+            Phase::Closing | Phase::Dead => {}
+        }
     }
 
-    /// Gives it up without a word to the peer: releases what it holds, `Dead` follows.
+    /// Gives it up without a word to the peer: `Dead` follows, and nothing else.
     pub fn abandon(&mut self, cx: &mut Ctx<'_>) {
-        let _ = cx.now;
-        self.outputs.push_back(Output::Dead);
+        let over = matches!(self.phase, Phase::Dead) && self.expires.is_none();
+        self.let_go(cx);
+        self.expires = None;
+        if !over {
+            self.outputs.push_back(Output::Dead);
+        }
+    }
+
+    /// It never came to be.
+    fn fail(&mut self, reason: Reason, cx: &mut Ctx<'_>) {
+        self.let_go(cx);
+        self.outputs.push_back(Output::Failed(reason));
+        self.linger(cx);
+    }
+
+    /// It was, and is over.
+    fn end(&mut self, reason: Reason, cx: &mut Ctx<'_>) {
+        let by_peer = reason != Reason::Closed;
+        let children = core::mem::take(&mut self.children);
+        if reason != Reason::Timeout {
+            self.outputs.extend(children.iter().map(|child| {
+                let spi_in = child.spi_in;
+                Output::ChildDeleted { spi_in, by_peer }
+            }));
+        }
+        self.let_go(cx);
+        self.outputs.push_back(Output::Closed(reason));
+        self.linger(cx);
+    }
+
+    /// Releases what it holds but for what answers retransmissions.
+    fn let_go(&mut self, cx: &mut Ctx<'_>) {
+        self.phase = Phase::Dead;
+        self.outstanding = None;
+        self.tasks.clear();
+        self.children.clear();
+        self.keys = None;
+        for spi in self.unborn.drain(..) {
+            cx.spis.release(spi);
+        }
+    }
+
+    fn linger(&mut self, cx: &Ctx<'_>) {
+        self.expires = self.answered.as_ref().map(|_| cx.now + LINGER);
+        if self.expires.is_none() {
+            self.outputs.push_back(Output::Dead);
+        }
+    }
+
+    /// An authenticated message shows where the peer is: a host that is not behind a NAT goes
+    /// after a peer that is (RFC 7296 §2.23).
+    fn follow(&mut self, local: SocketAddr, remote: SocketAddr) {
+        let may = matches!(self.phase, Phase::Established | Phase::Closing)
+            && self.nat.remote
+            && !self.nat.local;
+        if may && (local, remote) != (self.local, self.remote) {
+            (self.local, self.remote) = (local, remote);
+            self.outputs.push_back(Output::PeerMoved { local, remote });
+        }
     }
 
     /// What an operator sees.
     #[must_use]
-    pub fn state(&self) -> State {
-        State::Dead
+    pub const fn state(&self) -> State {
+        match self.phase {
+            Phase::Init(_) | Phase::Auth(_) | Phase::HalfOpen(_) => State::Connecting,
+            Phase::Established => State::Established,
+            Phase::Closing => State::Closing,
+            Phase::Dead => State::Dead,
+        }
+    }
+
+    /// Name of the connection; a responder's is a guess until `Established`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Who the peer says to be, known from IKE_AUTH on; proven once established.
+    #[must_use]
+    pub const fn peer_id(&self) -> Option<&Identity> {
+        self.peer_id.as_ref()
     }
 
     /// The SPI that we chose: the key to find this IKE SA by.
     #[must_use]
-    pub fn local_spi(&self) -> IkeSpi {
-        IkeSpi::ZERO
+    pub const fn local_spi(&self) -> IkeSpi {
+        match self.side {
+            Side::Initiator => self.spi_i,
+            Side::Responder => self.spi_r,
+        }
     }
 
     /// The SPI that the peer chose; zero while unknown.
     #[must_use]
-    pub fn remote_spi(&self) -> IkeSpi {
-        IkeSpi::ZERO
+    pub const fn remote_spi(&self) -> IkeSpi {
+        match self.side {
+            Side::Initiator => self.spi_r,
+            Side::Responder => self.spi_i,
+        }
     }
 
     /// We sent the first request.
     #[must_use]
     pub fn is_initiator(&self) -> bool {
-        false
+        self.side == Side::Initiator
     }
 
-    /// Is `header`, received from `remote`, the IKE_SA_INIT request that this IKE SA answered?
+    /// Where IKE goes from and to at present.
+    #[must_use]
+    pub const fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        (self.local, self.remote)
+    }
+
+    /// Is `header`, received from `remote`, of the IKE_SA_INIT request that this IKE SA answered?
     /// Its receiver SPI is zero, so this finds the owner of a retransmission.
     #[must_use]
     pub fn is_first_request(&self, header: &Header, remote: SocketAddr) -> bool {
-        let _ = (header, remote);
-        false
+        self.side == Side::Responder
+            && header.exchange == ExchangeType::IKE_SA_INIT
+            && header.spi_r.is_zero()
+            && header.spi_i == self.spi_i
+            && remote == self.remote
     }
 
     /// The CHILD_SAs, oldest first.
     pub fn children(&self) -> impl Iterator<Item = ChildView<'_>> {
-        core::iter::empty()
+        self.children.iter().map(|child| ChildView {
+            name: &self.config.children[child.config].name,
+            spi_in: child.spi_in,
+            spi_out: child.spi_out,
+            local_ts: &child.local_ts,
+            remote_ts: &child.remote_ts,
+        })
     }
+
+    /// One line of Wireshark's `ikev2_decryption_table`, secrets in clear: only for an operator
+    /// who asked for it. `None` before the key exchange and after the end.
+    #[must_use]
+    pub fn export_keys(&self) -> Option<zeroize::Zeroizing<String>> {
+        self.keys
+            .as_ref()
+            .map(|keys| keys.wireshark(self.spi_i, self.spi_r))
+    }
+}
+
+/// The first payload that we do not know and must not ignore (RFC 7296 §2.5).
+fn unknown_critical(payloads: &[Payload]) -> Option<PayloadType> {
+    payloads.iter().find_map(|payload| match payload {
+        Payload::Unknown {
+            kind,
+            critical: true,
+            ..
+        } => Some(*kind),
+        _ => None,
+    })
 }

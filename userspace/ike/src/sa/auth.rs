@@ -1,0 +1,244 @@
+//! IKE_AUTH with a pre-shared key (RFC 7296 §1.2, §2.15, §2.21.2), both roles.
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use mitregate_wire::ike::{
+    AuthMethod, Authentication, ExchangeType, Identification, NotifyType, Payload,
+};
+use subtle::ConstantTimeEq;
+
+use super::child::Wanted;
+use super::message::{error, find, find_notify, notify};
+use super::window::Purpose;
+use super::{Fate, IkeSa, Phase};
+use crate::capabilities::esp_echo;
+use crate::config::Identity;
+use crate::keys::{Nonces, Side};
+use crate::proposal::Groups;
+use crate::{Ctx, Directory, Established, Output, PeerCaps, Reason};
+
+/// What an initiator keeps while it waits for the response.
+pub(super) struct Auth {
+    pub(super) nonces: Nonces,
+    /// Our IKE_SA_INIT request.
+    pub(super) own_message: Vec<u8>,
+    /// Its response.
+    pub(super) peer_message: Vec<u8>,
+}
+
+/// What a responder keeps while it waits for the request.
+pub(super) struct HalfOpen {
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) nonces: Nonces,
+    /// Our IKE_SA_INIT response.
+    pub(super) own_message: Vec<u8>,
+    /// Its request.
+    pub(super) peer_message: Vec<u8>,
+}
+
+impl IkeSa {
+    /// The AUTH data of `side`, who sent `message`, for the configured key.
+    fn auth_data(
+        &self,
+        side: Side,
+        message: &[u8],
+        nonces: &Nonces,
+        id: &Identification,
+    ) -> Option<crate::crypto::Secret> {
+        let nonce = match side {
+            Side::Initiator => &nonces.r,
+            Side::Responder => &nonces.i,
+        };
+        let keys = self.keys.as_ref()?;
+        Some(
+            keys.schedule
+                .psk_auth(side, self.config.psk.bytes(), message, nonce, &id.body()),
+        )
+    }
+
+    /// ID and AUTH payload of ours.
+    fn prove(&self, message: &[u8], nonces: &Nonces) -> Result<[Payload; 2], Reason> {
+        let id = self.config.local_id.to_payload();
+        let data = self
+            .auth_data(self.side, message, nonces, &id)
+            .ok_or(Reason::Resources("keys"))?
+            .to_vec();
+        let method = AuthMethod::SHARED_KEY_MIC;
+        let id = match self.side {
+            Side::Initiator => Payload::IdI(id),
+            Side::Responder => Payload::IdR(id),
+        };
+        Ok([id, Payload::Authentication(Authentication { method, data })])
+    }
+
+    /// Is the peer who it says to be, and is that whom we want?
+    fn verify(
+        &self,
+        message: &[u8],
+        nonces: &Nonces,
+        id: &Identification,
+        auth: &Authentication,
+    ) -> Result<(), Reason> {
+        if self
+            .config
+            .remote_id
+            .as_ref()
+            .is_some_and(|expected| *expected != Identity::from(id))
+        {
+            return Err(Reason::UnknownIdentity);
+        }
+        let expected = self
+            .auth_data(self.side.other(), message, nonces, id)
+            .ok_or(Reason::Resources("keys"))?;
+        let proven = auth.method == AuthMethod::SHARED_KEY_MIC
+            && bool::from(expected.ct_eq(auth.data.as_slice()));
+        if proven {
+            Ok(())
+        } else {
+            Err(Reason::AuthenticationFailed)
+        }
+    }
+
+    /// Sends IKE_AUTH with the first CHILD_SA of the configuration.
+    pub(super) fn start_auth(&mut self, auth: Auth, cx: &mut Ctx<'_>) -> Result<(), Reason> {
+        let [id, proof] = self.prove(&auth.own_message, &auth.nonces)?;
+        let wanted = self.want_child(0, None, cx)?;
+        let mut payloads = vec![id];
+        if let Some(expected) = &self.config.remote_id {
+            payloads.push(Payload::IdR(expected.to_payload()));
+        }
+        payloads.push(proof);
+        payloads.extend(self.child_payloads(&wanted, false));
+        payloads.extend(esp_echo(&self.config, self.vendor));
+        self.phase = Phase::Auth(Box::new(auth));
+        let purpose = Purpose::Auth(Box::new(wanted));
+        self.request(ExchangeType::IKE_AUTH, purpose, &payloads, cx)
+    }
+
+    /// The response to IKE_AUTH, in SK: it comes from whom we made the key exchange with.
+    pub(super) fn finish_auth(&mut self, wanted: &Wanted, payloads: &[Payload], cx: &mut Ctx<'_>) {
+        let Phase::Auth(auth) = core::mem::replace(&mut self.phase, Phase::Established) else {
+            return;
+        };
+        let id = find!(payloads, Payload::IdR(id) => id);
+        let proof = find!(payloads, Payload::Authentication(auth) => auth);
+        let (Some(id), Some(proof)) = (id, proof) else {
+            let refusal = error(payloads).map_or(Reason::Protocol("no AUTH payload"), |notify| {
+                Reason::Refused(notify.kind)
+            });
+            return self.fail(refusal, cx);
+        };
+        self.peer_id = Some(id.into());
+        if let Err(reason) = self.verify(&auth.peer_message, &auth.nonces, id, proof) {
+            let peer = Identity::from(id);
+            tracing::warn!(connection = self.config.name, %peer, %reason, "responder not authenticated");
+            self.tell_not_authenticated();
+            return self.fail(reason, cx);
+        }
+        self.establish(id, payloads);
+        // Whatever becomes of the CHILD_SA, the IKE SA stays (RFC 7296 §1.2, §2.21.2).
+        self.conclude_child(wanted, Groups::Ignore, &auth.nonces, payloads, cx);
+    }
+
+    /// RFC 7296 §2.21.2: the responder may be told, by a request of its own. It is sent once; if
+    /// it is lost, liveness checks find out.
+    fn tell_not_authenticated(&mut self) {
+        let payloads = [notify(NotifyType::AUTHENTICATION_FAILED)];
+        let id = self.next_request;
+        if let Ok(message) = self.seal(ExchangeType::INFORMATIONAL, false, id, &payloads) {
+            self.transmit_to(self.local, self.remote, message);
+        }
+    }
+
+    fn establish(&mut self, peer: &Identification, payloads: &[Payload]) {
+        let Some(suite) = self.keys.as_ref().map(|keys| keys.suite) else {
+            return;
+        };
+        let echo = find_notify(payloads, NotifyType::ENCRYPTED_PING_SUPPORTED).is_some();
+        self.phase = Phase::Established;
+        self.expires = None;
+        self.outputs
+            .push_back(Output::Established(Box::new(Established {
+                name: self.config.name.clone(),
+                local_id: self.config.local_id.clone(),
+                peer_id: peer.into(),
+                suite,
+                nat: self.nat,
+                encap: self.encap,
+                peer_caps: PeerCaps {
+                    esp_echo: echo && self.vendor.mitregate,
+                    plain_esp_behind_nat: self.vendor.plain_esp_behind_nat,
+                    owns_rekeys: self.vendor.owns_rekeys,
+                },
+                local: self.local,
+                remote: self.remote,
+            })));
+    }
+
+    /// The request of IKE_AUTH, in SK.
+    pub(super) fn answer_auth(
+        &mut self,
+        state: &HalfOpen,
+        payloads: &[Payload],
+        local: SocketAddr,
+        remote: SocketAddr,
+        cx: &mut Ctx<'_>,
+    ) -> (Vec<Payload>, Fate) {
+        // The initiator may have moved to port 4500 between the two exchanges.
+        (self.local, self.remote) = (local, remote);
+        match self.admit(state, payloads) {
+            Ok((id, mut answer)) => {
+                self.establish(id, payloads);
+                answer.extend(esp_echo(&self.config, self.vendor));
+                answer.extend(self.answer_first_child(&state.nonces, payloads, cx));
+                (answer, Fate::GoesOn)
+            }
+            Err(reason) => {
+                let peer = self.peer_id.as_ref().map(ToString::to_string);
+                let peer = peer.as_deref().unwrap_or("unnamed");
+                tracing::info!(connection = self.config.name, peer, %reason, "initiator not authenticated");
+                // RFC 7296 §2.21.2; which identities are known is nobody's business.
+                let kind = match reason {
+                    Reason::Protocol(_) => NotifyType::INVALID_SYNTAX,
+                    _ => NotifyType::AUTHENTICATION_FAILED,
+                };
+                (vec![notify(kind)], Fate::Fails(reason))
+            }
+        }
+    }
+
+    /// Authenticates the initiator, and us to it.
+    fn admit<'a>(
+        &mut self,
+        state: &HalfOpen,
+        payloads: &'a [Payload],
+    ) -> Result<(&'a Identification, Vec<Payload>), Reason> {
+        let id =
+            find!(payloads, Payload::IdI(id) => id).ok_or(Reason::Protocol("no IDi payload"))?;
+        let peer_id = self.peer_id.insert(id.into());
+        // Without AUTH it asks for EAP (RFC 7296 §2.16), which nobody here speaks.
+        let proof = find!(payloads, Payload::Authentication(auth) => auth)
+            .ok_or(Reason::AuthenticationFailed)?;
+        let wanted_id = find!(payloads, Payload::IdR(id) => Identity::from(id));
+        self.config = state
+            .directory
+            .by_identity(self.local, self.remote, peer_id, wanted_id.as_ref())
+            .ok_or(Reason::UnknownIdentity)?;
+        let suite = self
+            .keys
+            .as_ref()
+            .map(|keys| keys.suite)
+            .ok_or(Reason::Resources("keys"))?;
+        if !self
+            .config
+            .proposals
+            .iter()
+            .any(|proposal| proposal.allows(&suite))
+        {
+            return Err(Reason::NoProposalChosen);
+        }
+        self.verify(&state.peer_message, &state.nonces, id, proof)?;
+        Ok((id, self.prove(&state.own_message, &state.nonces)?.into()))
+    }
+}

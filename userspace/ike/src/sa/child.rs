@@ -1,0 +1,484 @@
+//! CHILD_SAs: made in IKE_AUTH or CREATE_CHILD_SA, rekeyed, deleted (RFC 7296 §1.3, §2.8, §2.9,
+//! §2.17, §2.25), both roles.
+
+use core::time::Duration;
+
+use mitregate_wire::TrafficSelector;
+use mitregate_wire::esp::Spi;
+use mitregate_wire::ike::{
+    Delete, ExchangeType, KeyExchange, KeyExchangeId, Notify, NotifyType, Payload, Proposal,
+    ProtocolId, Selector,
+};
+
+use super::message::{error, find, random_nonce};
+use super::window::{Purpose, Task, Work};
+use super::{IkeSa, Phase};
+use crate::crypto::{KeyPair, Secret};
+use crate::keys::Nonces;
+use crate::proposal::{EspSuite, Group, Groups, accept_esp, esp_groups, offer_esp};
+use crate::selectors::{from_wire, to_wire, within};
+use crate::{ChildSa, Ctx, Output, Reason};
+
+/// Most CHILD_SAs of one IKE SA, draining ones included: a peer may ask for many.
+pub(super) const MAX_CHILDREN: usize = 32;
+/// How often a rekey is tried again after TEMPORARY_FAILURE (RFC 7296 §2.25).
+const MAX_REFUSALS: u8 = 4;
+/// How long to wait before that, in milliseconds: random, so that two sides that refused each
+/// other do not meet again.
+const REFUSED_WAIT: core::ops::Range<u32> = 500..2500;
+
+/// A CHILD_SA that stands.
+pub(super) struct Child {
+    /// Index into the configuration's children.
+    pub(super) config: usize,
+    pub(super) spi_in: Spi,
+    pub(super) spi_out: Spi,
+    pub(super) local_ts: Vec<TrafficSelector>,
+    pub(super) remote_ts: Vec<TrafficSelector>,
+    /// Our Delete is under way or waits for the window.
+    pub(super) deleting: bool,
+}
+
+/// A CHILD_SA that we negotiate.
+pub(super) struct Wanted {
+    /// Index into the configuration's children.
+    config: usize,
+    /// Our inbound SPI of the one to be replaced.
+    replaces: Option<Spi>,
+    refusals: u8,
+    spi_in: Spi,
+    nonce: Vec<u8>,
+    /// For perfect forward secrecy.
+    key_pair: Option<KeyPair>,
+    /// The peer wanted another group once already.
+    regrouped: bool,
+}
+
+/// What a peer's request for a CHILD_SA holds.
+pub(super) struct Asked<'a> {
+    pub(super) proposals: &'a [Proposal],
+    /// The initiator's side, which is the peer's.
+    pub(super) ts_i: &'a [Selector],
+    pub(super) ts_r: &'a [Selector],
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(payloads: &'a [Payload]) -> Option<Self> {
+        Some(Self {
+            proposals: find!(payloads, Payload::Sa(proposals) => proposals)?,
+            ts_i: find!(payloads, Payload::TsI(selectors) => selectors)?,
+            ts_r: find!(payloads, Payload::TsR(selectors) => selectors)?,
+        })
+    }
+}
+
+/// What both sides agreed on, but for the keys.
+pub(super) struct Agreed {
+    pub(super) config: usize,
+    pub(super) suite: EspSuite,
+    pub(super) spi_in: Spi,
+    pub(super) spi_out: Spi,
+    pub(super) local_ts: Vec<TrafficSelector>,
+    pub(super) remote_ts: Vec<TrafficSelector>,
+    pub(super) replaces: Option<Spi>,
+    /// We started the exchange.
+    pub(super) initiator: bool,
+}
+
+impl IkeSa {
+    fn child(&self, spi_in: Spi) -> Option<&Child> {
+        self.children.iter().find(|child| child.spi_in == spi_in)
+    }
+
+    /// Negotiates a successor for the CHILD_SA that we receive on `spi_in`: `ChildEstablished`
+    /// with it in `replaces`, or `ChildFailed`.
+    pub fn rekey_child(&mut self, spi_in: Spi, cx: &mut Ctx<'_>) -> Result<(), Reason> {
+        let child = self.child(spi_in).filter(|child| !child.deleting);
+        let config = child.ok_or(Reason::NoSuchChild)?.config;
+        self.ask_for_child(config, Some(spi_in), cx);
+        Ok(())
+    }
+
+    /// Negotiates one more CHILD_SA of the configuration.
+    pub fn create_child(&mut self, name: &str, cx: &mut Ctx<'_>) -> Result<(), Reason> {
+        let config = self
+            .config
+            .children
+            .iter()
+            .position(|child| child.name == name);
+        let config = config.ok_or(Reason::NoSuchChild)?;
+        if !matches!(
+            self.phase,
+            Phase::Auth(_) | Phase::Established | Phase::Init(_)
+        ) {
+            return Err(Reason::Closed);
+        }
+        self.ask_for_child(config, None, cx);
+        Ok(())
+    }
+
+    fn ask_for_child(&mut self, config: usize, replaces: Option<Spi>, cx: &mut Ctx<'_>) {
+        // One successor at a time: a second request for the same is the same request.
+        let under_way = replaces.is_some() && self.is_replacing(replaces);
+        if !under_way {
+            let work = Work::Child {
+                config,
+                replaces,
+                refusals: 0,
+            };
+            self.tasks.push_back(Task::now(work));
+            self.start_tasks(cx);
+        }
+    }
+
+    /// Is a successor for this one wanted or under way?
+    fn is_replacing(&self, spi_in: Option<Spi>) -> bool {
+        self.rekey_under_way(spi_in)
+            || self
+                .tasks
+                .iter()
+                .any(|task| matches!(task.work, Work::Child { replaces, .. } if replaces == spi_in))
+    }
+
+    pub(super) fn rekey_under_way(&self, spi_in: Option<Spi>) -> bool {
+        self.outstanding.as_ref().is_some_and(|request| {
+            matches!(&request.purpose, Purpose::Child(wanted) if wanted.replaces == spi_in)
+        })
+    }
+
+    /// Deletes the CHILD_SA that we receive on `spi_in`; `ChildDeleted` follows when the peer
+    /// has answered.
+    pub fn delete_child(&mut self, spi_in: Spi, cx: &mut Ctx<'_>) -> Result<(), Reason> {
+        let child = self
+            .children
+            .iter_mut()
+            .find(|child| child.spi_in == spi_in);
+        let child = child.ok_or(Reason::NoSuchChild)?;
+        if !core::mem::replace(&mut child.deleting, true) {
+            self.tasks.push_back(Task::now(Work::DeleteChild(spi_in)));
+            self.start_tasks(cx);
+        }
+        Ok(())
+    }
+
+    /// Takes an SPI for a CHILD_SA to be negotiated.
+    pub(super) fn want_child(
+        &mut self,
+        config: usize,
+        replaces: Option<Spi>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Wanted, Reason> {
+        let spi_in = self.allocate_spi(cx).ok_or(Reason::Resources("SPIs"))?;
+        Ok(Wanted {
+            config,
+            replaces,
+            refusals: 0,
+            spi_in,
+            nonce: random_nonce(cx.rng),
+            key_pair: None,
+            regrouped: false,
+        })
+    }
+
+    pub(super) fn allocate_spi(&mut self, cx: &mut Ctx<'_>) -> Option<Spi> {
+        let spi = cx.spis.allocate(cx.rng)?;
+        self.unborn.push(spi);
+        Some(spi)
+    }
+
+    fn release_spi(&mut self, spi: Spi, cx: &mut Ctx<'_>) {
+        if let Some(index) = self.unborn.iter().position(|unborn| *unborn == spi) {
+            self.unborn.swap_remove(index);
+            cx.spis.release(spi);
+        }
+    }
+
+    /// SA, and TSi, TSr.
+    pub(super) fn child_payloads(&self, wanted: &Wanted, with_groups: bool) -> [Payload; 3] {
+        let child = &self.config.children[wanted.config];
+        [
+            Payload::Sa(offer_esp(&child.esp_proposals, wanted.spi_in, with_groups)),
+            Payload::TsI(to_wire(&child.local_ts)),
+            Payload::TsR(to_wire(&child.remote_ts)),
+        ]
+    }
+
+    /// Sends CREATE_CHILD_SA.
+    pub(super) fn request_child(
+        &mut self,
+        config: usize,
+        replaces: Option<Spi>,
+        refusals: u8,
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Reason> {
+        // Meanwhile the peer may have replaced or deleted it.
+        if replaces.is_some_and(|spi_in| self.child(spi_in).is_none_or(|child| child.deleting)) {
+            return Ok(());
+        }
+        let group = esp_groups(&self.config.children[config].esp_proposals).next();
+        let mut wanted = match self.want_child(config, replaces, cx) {
+            Ok(wanted) => wanted,
+            Err(reason) => {
+                self.child_failed(Some(config), replaces, reason);
+                return Ok(());
+            }
+        };
+        wanted.refusals = refusals;
+        if let Some(group) = group {
+            wanted.key_pair = KeyPair::generate(group, cx.rng);
+            if wanted.key_pair.is_none() {
+                self.release_spi(wanted.spi_in, cx);
+                self.child_failed(Some(config), replaces, Reason::Resources("private keys"));
+                return Ok(());
+            }
+        }
+        self.send_child(wanted, cx)
+    }
+
+    fn send_child(&mut self, wanted: Wanted, cx: &mut Ctx<'_>) -> Result<(), Reason> {
+        let mut payloads = Vec::new();
+        if let Some(spi_in) = wanted.replaces {
+            payloads.push(Payload::Notify(Notify {
+                protocol: ProtocolId::ESP,
+                spi: spi_in.to_be_bytes().to_vec(),
+                ..Notify::new(NotifyType::REKEY_SA)
+            }));
+        }
+        let [sa, ts_i, ts_r] = self.child_payloads(&wanted, true);
+        payloads.extend([sa, Payload::Nonce(wanted.nonce.clone())]);
+        payloads.extend(wanted.key_pair.as_ref().map(key_exchange));
+        payloads.extend([ts_i, ts_r]);
+        let purpose = Purpose::Child(Box::new(wanted));
+        self.request(ExchangeType::CREATE_CHILD_SA, purpose, &payloads, cx)
+    }
+
+    /// The response to CREATE_CHILD_SA.
+    pub(super) fn finish_child(&mut self, wanted: Wanted, payloads: &[Payload], cx: &mut Ctx<'_>) {
+        match error(payloads) {
+            Some(notify) if notify.kind == NotifyType::INVALID_KE_PAYLOAD => {
+                let id = <[u8; 2]>::try_from(notify.data.as_slice()).map(u16::from_be_bytes);
+                let group = id.ok().and_then(|id| Group::from_id(KeyExchangeId(id)));
+                self.regroup(wanted, group, cx);
+                return;
+            }
+            Some(notify)
+                if notify.kind == NotifyType::TEMPORARY_FAILURE
+                    && wanted.refusals < MAX_REFUSALS =>
+            {
+                self.release_spi(wanted.spi_in, cx);
+                let span = REFUSED_WAIT.end - REFUSED_WAIT.start;
+                let wait = REFUSED_WAIT.start + cx.rng.next_u32() % span;
+                self.tasks.push_back(Task {
+                    not_before: cx.now + Duration::from_millis(wait.into()),
+                    work: Work::Child {
+                        config: wanted.config,
+                        replaces: wanted.replaces,
+                        refusals: wanted.refusals + 1,
+                    },
+                });
+                return;
+            }
+            _ => {}
+        }
+        let gone = error(payloads).is_some_and(|n| n.kind == NotifyType::CHILD_SA_NOT_FOUND);
+        let nonce = find!(payloads, Payload::Nonce(nonce) => nonce.clone());
+        let nonces = Nonces {
+            i: wanted.nonce.clone(),
+            r: nonce.unwrap_or_default(),
+        };
+        let replaces = wanted.replaces;
+        let groups = Groups::Negotiate(wanted.key_pair.as_ref().map(KeyPair::group));
+        self.conclude_child(&wanted, groups, &nonces, payloads, cx);
+        // RFC 7296 §2.25: what the peer does not have is no use to us either.
+        if let (true, Some(spi_in)) = (gone, replaces) {
+            self.remove_child(spi_in, true);
+        }
+    }
+
+    /// The peer wants another group: once, and one that we offered (RFC 7296 §1.3).
+    fn regroup(&mut self, mut wanted: Wanted, group: Option<Group>, cx: &mut Ctx<'_>) {
+        let ours = esp_groups(&self.config.children[wanted.config].esp_proposals);
+        let group = group.filter(|group| ours.into_iter().any(|ours| ours == *group));
+        let key_pair = group
+            .filter(|_| !wanted.regrouped)
+            .and_then(|group| KeyPair::generate(group, cx.rng));
+        if key_pair.is_none() {
+            self.release_spi(wanted.spi_in, cx);
+            let reason = Reason::Refused(NotifyType::INVALID_KE_PAYLOAD);
+            return self.child_failed(Some(wanted.config), wanted.replaces, reason);
+        }
+        wanted.key_pair = key_pair;
+        wanted.regrouped = true;
+        wanted.nonce = random_nonce(cx.rng);
+        if let Err(reason) = self.send_child(wanted, cx) {
+            self.end(reason, cx);
+        }
+    }
+
+    /// Makes a CHILD_SA of the peer's answer to `wanted`, or reports why there is none.
+    pub(super) fn conclude_child(
+        &mut self,
+        wanted: &Wanted,
+        groups: Groups,
+        nonces: &Nonces,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) {
+        let (config, replaces, spi_in) = (wanted.config, wanted.replaces, wanted.spi_in);
+        if let Some(notify) = error(payloads) {
+            self.release_spi(spi_in, cx);
+            return self.child_failed(Some(config), replaces, Reason::Refused(notify.kind));
+        }
+        let installed = self
+            .check_answer(wanted, groups, nonces, payloads)
+            .and_then(|(agreed, shared)| self.install(agreed, shared.as_ref(), nonces));
+        if let Err(reason) = installed {
+            // The peer believes that it stands.
+            self.tasks.push_back(Task::now(Work::DeleteChild(spi_in)));
+            self.child_failed(Some(config), replaces, reason);
+        }
+    }
+
+    fn check_answer(
+        &self,
+        wanted: &Wanted,
+        groups: Groups,
+        nonces: &Nonces,
+        payloads: &[Payload],
+    ) -> Result<(Agreed, Option<Secret>), Reason> {
+        let answer = Asked::new(payloads).ok_or(Reason::Protocol("no SA or TS payload"))?;
+        if nonces.r.is_empty() {
+            return Err(Reason::Protocol("no nonce"));
+        }
+        let child = &self.config.children[wanted.config];
+        let (suite, spi_out) = accept_esp(&child.esp_proposals, answer.proposals, groups)
+            .ok_or(Reason::Protocol("answer is none of our proposals"))?;
+        let ke = find!(payloads, Payload::KeyExchange(ke) => ke);
+        let shared = match (&wanted.key_pair, ke) {
+            (None, _) => None,
+            (Some(pair), Some(ke))
+                if Some(pair.group()) == suite.group && ke.method == pair.group().id() =>
+            {
+                Some(
+                    pair.agree(&ke.data)
+                        .map_err(|_| Reason::InvalidKeyExchange)?,
+                )
+            }
+            (Some(_), _) => return Err(Reason::Protocol("no key exchange of the chosen group")),
+        };
+        let (local_ts, remote_ts) = (from_wire(answer.ts_i), from_wire(answer.ts_r));
+        if !within(&local_ts, &child.local_ts) || !within(&remote_ts, &child.remote_ts) {
+            return Err(Reason::TsUnacceptable);
+        }
+        let agreed = Agreed {
+            config: wanted.config,
+            suite,
+            spi_in: wanted.spi_in,
+            spi_out,
+            local_ts,
+            remote_ts,
+            replaces: wanted.replaces,
+            initiator: true,
+        };
+        Ok((agreed, shared))
+    }
+
+    /// Derives the keys and hands the CHILD_SA out.
+    pub(super) fn install(
+        &mut self,
+        agreed: Agreed,
+        shared: Option<&Secret>,
+        nonces: &Nonces,
+    ) -> Result<(), Reason> {
+        let keys = self.keys.as_ref().ok_or(Reason::Resources("keys"))?;
+        let shared = shared.map(|secret| secret.as_slice());
+        let (from_initiator, from_responder) = keys
+            .schedule
+            .child(agreed.suite.cipher, shared, nonces)
+            .ok_or(Reason::Resources("keys"))?;
+        let (key_out, key_in) = if agreed.initiator {
+            (from_initiator, from_responder)
+        } else {
+            (from_responder, from_initiator)
+        };
+        self.unborn.retain(|spi| *spi != agreed.spi_in);
+        self.outputs
+            .push_back(Output::ChildEstablished(Box::new(ChildSa {
+                name: self.config.children[agreed.config].name.clone(),
+                spi_in: agreed.spi_in,
+                spi_out: agreed.spi_out,
+                key_in,
+                key_out,
+                suite: agreed.suite.cipher,
+                esn: agreed.suite.esn,
+                local_ts: agreed.local_ts.clone(),
+                remote_ts: agreed.remote_ts.clone(),
+                initiator: agreed.initiator,
+                replaces: agreed.replaces,
+                encap: self.encap,
+            })));
+        self.children.push(Child {
+            config: agreed.config,
+            spi_in: agreed.spi_in,
+            spi_out: agreed.spi_out,
+            local_ts: agreed.local_ts,
+            remote_ts: agreed.remote_ts,
+            deleting: false,
+        });
+        Ok(())
+    }
+
+    pub(super) fn child_failed(
+        &mut self,
+        config: Option<usize>,
+        replaces: Option<Spi>,
+        reason: Reason,
+    ) {
+        let name = config.map(|config| self.config.children[config].name.clone());
+        self.outputs.push_back(Output::ChildFailed {
+            name,
+            replaces,
+            reason,
+        });
+    }
+
+    /// Sends a Delete for a CHILD_SA, also for one that only the peer believes in.
+    pub(super) fn request_delete_child(
+        &mut self,
+        spi_in: Spi,
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Reason> {
+        if self.child(spi_in).is_none() && !self.unborn.contains(&spi_in) {
+            // The peer was faster.
+            return Ok(());
+        }
+        let delete = Payload::Delete(Delete::Esp(vec![spi_in.get()]));
+        let purpose = Purpose::DeleteChild(spi_in);
+        self.request(ExchangeType::INFORMATIONAL, purpose, &[delete], cx)
+    }
+
+    pub(super) fn finish_delete_child(&mut self, spi_in: Spi, cx: &mut Ctx<'_>) {
+        self.release_spi(spi_in, cx);
+        self.remove_child(spi_in, false);
+    }
+
+    /// Removes a CHILD_SA and says so, if it is still there.
+    pub(super) fn remove_child(&mut self, spi_in: Spi, by_peer: bool) {
+        if let Some(index) = self
+            .children
+            .iter()
+            .position(|child| child.spi_in == spi_in)
+        {
+            self.children.remove(index);
+            self.outputs
+                .push_back(Output::ChildDeleted { spi_in, by_peer });
+        }
+    }
+}
+
+pub(super) fn key_exchange(pair: &KeyPair) -> Payload {
+    Payload::KeyExchange(KeyExchange {
+        method: pair.group().id(),
+        data: pair.public().to_vec(),
+    })
+}

@@ -1,0 +1,242 @@
+//! What a peer wants of our CHILD_SAs: to make one, to rekey one, to delete some
+//! (RFC 7296 §1.3, §1.4.1, §2.8, §2.9, §2.25).
+
+use mitregate_wire::TrafficSelector;
+use mitregate_wire::esp::Spi;
+use mitregate_wire::ike::{KeyExchange, Notify, NotifyType, Payload, ProtocolId};
+
+use super::child::{Agreed, Asked, MAX_CHILDREN, key_exchange};
+use super::message::{find, find_notify, notify, random_nonce};
+use super::{Fate, IkeSa, Phase};
+use crate::crypto::KeyPair;
+use crate::keys::Nonces;
+use crate::proposal::{Group, Groups, choose_esp};
+use crate::selectors::{from_wire, narrow, to_wire};
+use crate::{ChildConfig, Ctx, Reason};
+
+/// Why a peer's request is refused: the notify for it, and what we say of it ourselves.
+struct Refusal {
+    notify: Notify,
+    reason: Reason,
+}
+
+impl Refusal {
+    const fn new(kind: NotifyType, reason: Reason) -> Self {
+        Self {
+            notify: Notify::new(kind),
+            reason,
+        }
+    }
+}
+
+impl IkeSa {
+    /// The CHILD_SA that a peer asks for in IKE_AUTH.
+    pub(super) fn answer_first_child(
+        &mut self,
+        nonces: &Nonces,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) -> Vec<Payload> {
+        let Some(asked) = Asked::new(payloads) else {
+            // A childless IKE SA (RFC 6023) was not announced, so there is nothing to refuse.
+            return Vec::new();
+        };
+        let answer = self.grant(&asked, None, None, Groups::Ignore, nonces, cx);
+        answer.unwrap_or_else(|refusal| self.refuse(refusal, None))
+    }
+
+    fn refuse(&mut self, refusal: Refusal, replaced: Option<(usize, Spi)>) -> Vec<Payload> {
+        // After a hint at another group the peer tries again.
+        if refusal.notify.kind != NotifyType::INVALID_KE_PAYLOAD {
+            let (config, replaces) = replaced.unzip();
+            self.child_failed(config, replaces, refusal.reason);
+        }
+        vec![Payload::Notify(refusal.notify)]
+    }
+
+    /// The request of CREATE_CHILD_SA.
+    pub(super) fn answer_create_child(
+        &mut self,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) -> (Vec<Payload>, Fate) {
+        let nonce = find!(payloads, Payload::Nonce(nonce) => nonce);
+        let proposals = find!(payloads, Payload::Sa(proposals) => proposals);
+        // Rekeying the IKE SA itself: who does not do it says so by this (RFC 7296 §4).
+        if proposals.is_some_and(|p| p.iter().all(|p| p.protocol == ProtocolId::IKE)) {
+            return (vec![notify(NotifyType::NO_ADDITIONAL_SAS)], Fate::GoesOn);
+        }
+        let (Some(asked), Some(nonce)) = (Asked::new(payloads), nonce) else {
+            let fate = Fate::Ends(Reason::Protocol("CREATE_CHILD_SA without SA, Ni or TS"));
+            return (vec![notify(NotifyType::INVALID_SYNTAX)], fate);
+        };
+        (self.answer_child(&asked, nonce, payloads, cx), Fate::GoesOn)
+    }
+
+    fn answer_child(
+        &mut self,
+        asked: &Asked<'_>,
+        nonce: &[u8],
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) -> Vec<Payload> {
+        // RFC 7296 §2.25.2: nothing new while the IKE SA is being closed.
+        if matches!(self.phase, Phase::Closing) {
+            return vec![notify(NotifyType::TEMPORARY_FAILURE)];
+        }
+        let replaced = match find_notify(payloads, NotifyType::REKEY_SA) {
+            None => None,
+            Some(rekey) => match self.replaceable(rekey) {
+                Ok(child) => Some(child),
+                Err(refusal) => return vec![Payload::Notify(refusal)],
+            },
+        };
+        if self.children.len() >= MAX_CHILDREN {
+            let reason = Reason::Resources("CHILD_SAs");
+            return self.refuse(
+                Refusal::new(NotifyType::NO_ADDITIONAL_SAS, reason),
+                replaced,
+            );
+        }
+        let ke = find!(payloads, Payload::KeyExchange(ke) => ke);
+        let nonces = Nonces {
+            i: nonce.to_vec(),
+            r: random_nonce(cx.rng),
+        };
+        let groups = Groups::Negotiate(ke.and_then(|ke| Group::from_id(ke.method)));
+        let answer = self.grant(asked, replaced, ke, groups, &nonces, cx);
+        answer.unwrap_or_else(|refusal| self.refuse(refusal, replaced))
+    }
+
+    /// The CHILD_SA that a peer wants to rekey, by configuration and our inbound SPI. It names it
+    /// by the SPI it receives on itself.
+    fn replaceable(&self, rekey: &Notify) -> Result<(usize, Spi), Notify> {
+        let child = self.children.iter().find(|child| {
+            rekey.protocol == ProtocolId::ESP && rekey.spi == child.spi_out.to_be_bytes()
+        });
+        let Some(child) = child else {
+            return Err(Notify {
+                protocol: rekey.protocol,
+                spi: rekey.spi.clone(),
+                ..Notify::new(NotifyType::CHILD_SA_NOT_FOUND)
+            });
+        };
+        // RFC 7296 §2.25.1. Where both rekey at once it would have us answer and later delete the
+        // redundant one; refusing makes both try again, each after a wait of its own.
+        if child.deleting || self.rekey_under_way(Some(child.spi_in)) {
+            return Err(Notify::new(NotifyType::TEMPORARY_FAILURE));
+        }
+        Ok((child.config, child.spi_in))
+    }
+
+    /// Makes the CHILD_SA that a peer asks for, and the payloads of the answer.
+    fn grant(
+        &mut self,
+        asked: &Asked<'_>,
+        replaced: Option<(usize, Spi)>,
+        ke: Option<&KeyExchange>,
+        groups: Groups,
+        nonces: &Nonces,
+        cx: &mut Ctx<'_>,
+    ) -> Result<Vec<Payload>, Refusal> {
+        let no_proposal = || Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, Reason::NoProposalChosen);
+        let (remote, local) = (from_wire(asked.ts_i), from_wire(asked.ts_r));
+        let (config, local_ts, remote_ts) = self
+            .choose_child(&local, &remote, replaced.map(|(config, _)| config))
+            .ok_or(Refusal::new(
+                NotifyType::TS_UNACCEPTABLE,
+                Reason::TsUnacceptable,
+            ))?;
+        let child = &self.config.children[config];
+        let (suite, spi_out, mut answer) =
+            choose_esp(&child.esp_proposals, asked.proposals, groups).ok_or_else(no_proposal)?;
+
+        let mut own_ke = None;
+        let mut shared = None;
+        if let Some(group) = suite.group {
+            let Some(ke) = ke.filter(|ke| ke.method == group.id()) else {
+                let notify =
+                    Notify::with_data(NotifyType::INVALID_KE_PAYLOAD, group.id().0.to_be_bytes());
+                let reason = Reason::Refused(NotifyType::INVALID_KE_PAYLOAD);
+                return Err(Refusal { notify, reason });
+            };
+            let pair = KeyPair::generate(group, cx.rng).ok_or_else(no_proposal)?;
+            let secret = pair.agree(&ke.data).map_err(|_| {
+                Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, Reason::InvalidKeyExchange)
+            })?;
+            own_ke = Some(key_exchange(&pair));
+            shared = Some(secret);
+        }
+        let out_of_spis = || Refusal::new(NotifyType::NO_ADDITIONAL_SAS, Reason::Resources("SPIs"));
+        let spi_in = self.allocate_spi(cx).ok_or_else(out_of_spis)?;
+        answer.spi = spi_in.to_be_bytes().to_vec();
+        let in_auth = matches!(groups, Groups::Ignore);
+        let mut payloads = vec![Payload::Sa(vec![answer])];
+        payloads.extend((!in_auth).then(|| Payload::Nonce(nonces.r.clone())));
+        payloads.extend(own_ke);
+        payloads.extend([
+            Payload::TsI(to_wire(&remote_ts)),
+            Payload::TsR(to_wire(&local_ts)),
+        ]);
+        let agreed = Agreed {
+            config,
+            suite,
+            spi_in,
+            spi_out,
+            local_ts,
+            remote_ts,
+            replaces: replaced.map(|(_, spi_in)| spi_in),
+            initiator: false,
+        };
+        self.install(agreed, shared.as_ref(), nonces)
+            .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
+        Ok(payloads)
+    }
+
+    /// The child of the configuration that fits a peer's selectors best, with what both have in
+    /// common: one whose selectors are the peer's own, else the first that overlaps.
+    fn choose_child(
+        &self,
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+        only: Option<usize>,
+    ) -> Option<(usize, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
+        let fits = |(index, child): (usize, &ChildConfig)| {
+            let local_ts = narrow(local, &child.local_ts);
+            let remote_ts = narrow(remote, &child.remote_ts);
+            (!local_ts.is_empty() && !remote_ts.is_empty()).then_some((index, local_ts, remote_ts))
+        };
+        let candidates = || {
+            let children = self.config.children.iter().enumerate();
+            children.filter(move |(index, _)| only.is_none_or(|only| only == *index))
+        };
+        let exact = |(_, child): &(usize, &ChildConfig)| {
+            child.local_ts == local && child.remote_ts == remote
+        };
+        candidates()
+            .filter(exact)
+            .find_map(fits)
+            .or_else(|| candidates().find_map(fits))
+    }
+
+    /// A peer's Delete: removes those of its SAs that we send on, and gives our own SPIs of the
+    /// same pairs for the response, but for those whose Delete from us is on its way to the peer
+    /// (RFC 7296 §1.4.1).
+    pub(super) fn answer_delete(&mut self, spis: &[u32]) -> Vec<u32> {
+        let mut ours = Vec::new();
+        for spi in spis {
+            let child = self
+                .children
+                .iter()
+                .find(|child| child.spi_out.get() == *spi);
+            let Some((spi_in, deleting)) = child.map(|child| (child.spi_in, child.deleting)) else {
+                continue;
+            };
+            if !deleting {
+                ours.push(spi_in.get());
+            }
+            self.remove_child(spi_in, true);
+        }
+        ours
+    }
+}

@@ -1,0 +1,369 @@
+//! IKE_SA_INIT (RFC 7296 §1.2, §2.6, §2.7), both roles.
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use mitregate_wire::ike::{
+    ExchangeType, Header, KeyExchange, KeyExchangeId, Message, Notify, NotifyType, PORT,
+    PORT_NAT_T, ParseError, Payload,
+};
+
+use super::auth::{Auth, HalfOpen};
+use super::message::{error, find, find_notify, notify_data, random_ike_spi, random_nonce};
+use super::window::Purpose;
+use super::{HALF_OPEN, IkeSa, Phase, unknown_critical};
+use crate::capabilities::{Vendor, offers_plain_esp, vendor_ids};
+use crate::config::EncapMode;
+use crate::crypto::{KeyPair, Secret};
+use crate::keys::{KeySchedule, Keys, Nonces, Side};
+use crate::proposal::{Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike};
+use crate::stateless::reply;
+use crate::{Ctx, Directory, Discard, Encap, Reason, RejectReason, Rejected, nat};
+
+/// How often an initiator starts over because a responder wants a cookie or another group:
+/// neither says who it is, so this must have an end.
+const MAX_RESTARTS: u8 = 5;
+/// RFC 7296 §2.6.
+const COOKIE_LEN: core::ops::RangeInclusive<usize> = 1..=64;
+
+/// What an initiator keeps while it waits for the response.
+pub(super) struct Init {
+    key_pair: KeyPair,
+    nonce: Vec<u8>,
+    cookie: Option<Vec<u8>>,
+    restarts: u8,
+}
+
+impl IkeSa {
+    pub(super) fn start_init(&mut self, cx: &mut Ctx<'_>) -> Result<(), Reason> {
+        let group = ike_groups(&self.config.proposals)
+            .next()
+            .ok_or(Reason::NoProposalChosen)?;
+        if self.config.children.is_empty() {
+            return Err(Reason::NoSuchChild);
+        }
+        let key_pair = KeyPair::generate(group, cx.rng).ok_or(Reason::Resources("private keys"))?;
+        let nonce = random_nonce(cx.rng);
+        self.send_init(
+            Init {
+                key_pair,
+                nonce,
+                cookie: None,
+                restarts: 0,
+            },
+            cx,
+        )
+    }
+
+    fn send_init(&mut self, init: Init, cx: &mut Ctx<'_>) -> Result<(), Reason> {
+        let mut payloads = Vec::new();
+        if let Some(cookie) = &init.cookie {
+            payloads.push(notify_data(NotifyType::COOKIE, cookie));
+        }
+        payloads.push(Payload::Sa(offer_ike(&self.config.proposals)));
+        payloads.extend(self.init_payloads(&init.key_pair, &init.nonce, None, cx));
+        let message = self
+            .plain(ExchangeType::IKE_SA_INIT, false, 0, payloads)
+            .emit()?;
+        // RFC 7296 §2.2: with a cookie or another group it is message 0 again.
+        self.next_request = 0;
+        self.phase = Phase::Init(Box::new(init));
+        self.transmit_request(ExchangeType::IKE_SA_INIT, Purpose::Init, message, cx)
+    }
+
+    /// What request and response have in common, from KE on; `peer` is what a responder has seen.
+    fn init_payloads(
+        &self,
+        key_pair: &KeyPair,
+        nonce: &[u8],
+        peer: Option<Vendor>,
+        cx: &mut Ctx<'_>,
+    ) -> Vec<Payload> {
+        let force = self.config.encap == EncapMode::Udp;
+        let mut payloads = vec![
+            Payload::KeyExchange(KeyExchange {
+                method: key_pair.group().id(),
+                data: key_pair.public().to_vec(),
+            }),
+            Payload::Nonce(nonce.to_vec()),
+        ];
+        payloads.extend(nat::notifies(
+            self.spi_i,
+            self.spi_r,
+            self.local,
+            self.remote,
+            force,
+            cx.rng,
+        ));
+        payloads.extend(vendor_ids(&self.config, peer));
+        payloads
+    }
+
+    /// Whatever this says, nobody vouches for it: errors are acted on only where RFC 7296 §2.21.1
+    /// names a remedy, and a response that leads nowhere is as if it had not come.
+    pub(super) fn handle_init_response(
+        &mut self,
+        response: &Message,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bytes: &[u8],
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Discard> {
+        let payloads = response.payloads.as_slice();
+        if let Some(cookie) = find_notify(payloads, NotifyType::COOKIE) {
+            let cookie = cookie.data.clone();
+            return self.restart_with_cookie(cookie, cx);
+        }
+        match error(payloads) {
+            Some(notify) if notify.kind == NotifyType::INVALID_KE_PAYLOAD => {
+                let data = <[u8; 2]>::try_from(notify.data.as_slice());
+                let group = data
+                    .ok()
+                    .and_then(|id| Group::from_id(KeyExchangeId(u16::from_be_bytes(id))));
+                return self.restart_with_group(group, cx);
+            }
+            Some(notify) => {
+                self.note_refusal(Reason::Refused(notify.kind));
+                return Err(Discard::Unprotected);
+            }
+            None => {}
+        }
+        if unknown_critical(payloads).is_some() || response.spi_r.is_zero() {
+            return Err(Discard::BadResponse);
+        }
+        let (Some(sa), Some(ke), Some(nonce_r)) = (
+            find!(payloads, Payload::Sa(proposals) => proposals),
+            find!(payloads, Payload::KeyExchange(ke) => ke),
+            find!(payloads, Payload::Nonce(nonce) => nonce),
+        ) else {
+            return Err(Discard::BadResponse);
+        };
+        let Phase::Init(init) = &self.phase else {
+            return Err(Discard::Unexpected);
+        };
+        let suite = accept_ike(&self.config.proposals, sa).ok_or(Discard::BadResponse)?;
+        if suite.group != init.key_pair.group() || ke.method != suite.group.id() {
+            return Err(Discard::BadResponse);
+        }
+        let shared = init
+            .key_pair
+            .agree(&ke.data)
+            .map_err(|_| Discard::BadResponse)?;
+        let nonces = Nonces {
+            i: init.nonce.clone(),
+            r: nonce_r.clone(),
+        };
+        let Some(request) = self.outstanding.take() else {
+            return Err(Discard::Unexpected);
+        };
+        self.spi_r = response.spi_r;
+        self.vendor = Vendor::of(payloads);
+        let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
+        let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
+        self.settle_encap(detected, plain_esp);
+        if self.encap == Encap::Udp {
+            self.float();
+        }
+        let auth = Auth {
+            nonces,
+            own_message: request.message,
+            peer_message: bytes.to_vec(),
+        };
+        if let Err(reason) = self
+            .set_keys(suite, &shared, &auth.nonces)
+            .and_then(|()| self.start_auth(auth, cx))
+        {
+            self.fail(reason, cx);
+        }
+        Ok(())
+    }
+
+    fn restart_with_cookie(&mut self, cookie: Vec<u8>, cx: &mut Ctx<'_>) -> Result<(), Discard> {
+        self.restart(cx, |init, _| {
+            let new = COOKIE_LEN.contains(&cookie.len()) && init.cookie.as_ref() != Some(&cookie);
+            new.then(|| init.cookie = Some(cookie))
+        })
+    }
+
+    fn restart_with_group(
+        &mut self,
+        group: Option<Group>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Discard> {
+        let ours = ike_groups(&self.config.proposals).collect::<Vec<_>>();
+        self.restart(cx, |init, cx| {
+            // RFC 7296 §1.2: only a group that was offered, and not the one just sent.
+            let group = group.filter(|g| ours.contains(g) && *g != init.key_pair.group())?;
+            init.key_pair = KeyPair::generate(group, cx.rng)?;
+            Some(())
+        })
+    }
+
+    /// Sends IKE_SA_INIT again, changed; or leaves everything as it is.
+    fn restart(
+        &mut self,
+        cx: &mut Ctx<'_>,
+        change: impl FnOnce(&mut Init, &mut Ctx<'_>) -> Option<()>,
+    ) -> Result<(), Discard> {
+        let Phase::Init(init) = &mut self.phase else {
+            return Err(Discard::Unexpected);
+        };
+        if init.restarts == MAX_RESTARTS || change(init, cx).is_none() {
+            return Err(Discard::BadResponse);
+        }
+        init.restarts += 1;
+        let Phase::Init(init) = core::mem::replace(&mut self.phase, Phase::Dead) else {
+            return Err(Discard::Unexpected);
+        };
+        if let Err(reason) = self.send_init(*init, cx) {
+            self.fail(reason, cx);
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_keys(
+        &mut self,
+        suite: IkeSuite,
+        shared: &Secret,
+        nonces: &Nonces,
+    ) -> Result<(), Reason> {
+        let schedule = KeySchedule::derive(suite, shared, nonces, self.spi_i, self.spi_r);
+        let keys = Keys::new(schedule, suite, self.side).ok_or(Reason::Resources("keys"))?;
+        self.keys = Some(keys);
+        Ok(())
+    }
+
+    /// Plain ESP or UDP, from what NAT detection saw; `plain_esp`: both sides announced it.
+    fn settle_encap(&mut self, detected: Option<crate::Nat>, plain_esp: bool) {
+        self.nat = detected.unwrap_or_default();
+        let wanted = self.nat.local || self.nat.remote || self.config.encap == EncapMode::Udp;
+        // Without a word on NAT from the peer there is no UDP encapsulation to be had.
+        self.encap = if detected.is_some() && wanted && !plain_esp {
+            Encap::Udp
+        } else {
+            Encap::Esp
+        };
+    }
+
+    /// RFC 7296 §2.23: both ports go to 4500, unless they are none of 500 to begin with.
+    fn float(&mut self) {
+        for address in [&mut self.local, &mut self.remote] {
+            if address.port() == PORT {
+                address.set_port(PORT_NAT_T);
+            }
+        }
+    }
+}
+
+/// See [`IkeSa::respond`].
+pub(super) fn respond(
+    directory: Arc<dyn Directory>,
+    local: SocketAddr,
+    remote: SocketAddr,
+    bytes: &[u8],
+    cx: &mut Ctx<'_>,
+) -> Result<IkeSa, Rejected> {
+    let header = Header::parse(bytes).map_err(|error| silent(error.into()))?;
+    let refuse = |reason, notify| Rejected {
+        reason,
+        reply: reply(&header, notify),
+    };
+    let major = header.version >> 4;
+    if major != 2 {
+        let reason = RejectReason::MajorVersion(major);
+        // RFC 7296 §2.5: higher versions are answered, lower ones dropped.
+        let answer = major > 2 && !header.flags.response;
+        return Err(if answer {
+            refuse(reason, Notify::new(NotifyType::INVALID_MAJOR_VERSION))
+        } else {
+            silent(reason)
+        });
+    }
+    // RFC 7296 §2.21.4: requests may be told that there is no such IKE SA, responses never.
+    if !header.spi_r.is_zero() && !header.flags.response {
+        return Err(refuse(
+            RejectReason::UnknownSpi,
+            Notify::new(NotifyType::INVALID_IKE_SPI),
+        ));
+    }
+    let first = header.exchange == ExchangeType::IKE_SA_INIT
+        && header.flags.initiator
+        && !header.flags.response
+        && header.message_id == 0
+        && !header.spi_i.is_zero();
+    if !first {
+        return Err(silent(RejectReason::Unexpected));
+    }
+    // RFC 7296 §3.10.1: INVALID_SYNTAX is never sent in clear.
+    let message = Message::parse(bytes).map_err(|error| silent(error.into()))?;
+    let payloads = message.payloads.as_slice();
+    if let Some(kind) = unknown_critical(payloads) {
+        let notify = Notify::with_data(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, [kind.0]);
+        return Err(refuse(RejectReason::UnsupportedCritical(kind), notify));
+    }
+    let (Some(sa), Some(ke), Some(nonce)) = (
+        find!(payloads, Payload::Sa(proposals) => proposals),
+        find!(payloads, Payload::KeyExchange(ke) => ke),
+        find!(payloads, Payload::Nonce(nonce) => nonce),
+    ) else {
+        return Err(silent(ParseError::Truncated.into()));
+    };
+    let candidates = directory.by_address(local, remote);
+    let no_proposal = |reason| refuse(reason, Notify::new(NotifyType::NO_PROPOSAL_CHOSEN));
+    if candidates.is_empty() {
+        return Err(no_proposal(RejectReason::UnknownPeer));
+    }
+    let (config, suite, answer) = candidates
+        .into_iter()
+        .find_map(|config| {
+            let (suite, answer) = choose_ike(&config.proposals, sa, Group::from_id(ke.method))?;
+            Some((config, suite, answer))
+        })
+        .ok_or_else(|| no_proposal(RejectReason::NoProposalChosen))?;
+    if suite.group.id() != ke.method {
+        let wanted = suite.group.id().0.to_be_bytes();
+        let notify = Notify::with_data(NotifyType::INVALID_KE_PAYLOAD, wanted);
+        return Err(refuse(RejectReason::InvalidKePayload, notify));
+    }
+    let key_pair = KeyPair::generate(suite.group, cx.rng)
+        .ok_or_else(|| silent(RejectReason::Resources("private keys")))?;
+    let shared = key_pair
+        .agree(&ke.data)
+        .map_err(|_| silent(RejectReason::InvalidKeyExchange))?;
+
+    let mut sa = IkeSa::new(Side::Responder, config, header.spi_i, local, remote);
+    let detected = nat::detect(header.spi_i, header.spi_r, local, remote, payloads);
+    sa.spi_r = random_ike_spi(cx.rng);
+    sa.vendor = Vendor::of(payloads);
+    let plain_esp = offers_plain_esp(&sa.config, Some(sa.vendor));
+    sa.settle_encap(detected, plain_esp);
+    let nonces = Nonces {
+        i: nonce.clone(),
+        r: random_nonce(cx.rng),
+    };
+    let fail = |_: Reason| silent(RejectReason::Resources("keys"));
+    sa.set_keys(suite, &shared, &nonces).map_err(fail)?;
+    let mut payloads = vec![Payload::Sa(vec![answer])];
+    payloads.extend(sa.init_payloads(&key_pair, &nonces.r, Some(sa.vendor), cx));
+    let response = sa
+        .plain(ExchangeType::IKE_SA_INIT, true, 0, payloads)
+        .emit()
+        .map_err(|error| silent(error.into()))?;
+    sa.phase = Phase::HalfOpen(Box::new(HalfOpen {
+        directory,
+        nonces,
+        own_message: response.clone(),
+        peer_message: bytes.to_vec(),
+    }));
+    sa.expires = Some(cx.now + HALF_OPEN);
+    sa.remember_answer(0, bytes, response, local, remote)
+        .map_err(fail)?;
+    Ok(sa)
+}
+
+const fn silent(reason: RejectReason) -> Rejected {
+    Rejected {
+        reason,
+        reply: None,
+    }
+}

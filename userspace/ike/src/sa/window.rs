@@ -1,0 +1,273 @@
+//! Requests and responses: message IDs, a window of one, retransmission (RFC 7296 §2.1–§2.3).
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use aws_lc_rs::digest;
+use mitregate_wire::esp::Spi;
+use mitregate_wire::ike::{ExchangeType, Header, NotifyType, Payload};
+
+use super::child::Wanted;
+use super::message::find_notify;
+use super::{IkeSa, Phase};
+use crate::{Ctx, Output, Reason};
+
+/// Our Delete of an IKE SA is repeated less often than other requests: it is a courtesy.
+const DELETE_TRIES: u32 = 3;
+/// How often IKE_SA_INIT is repeated after a refusal that nobody signed (RFC 7296 §2.21.1).
+const TRIES_AFTER_REFUSAL: u32 = 2;
+
+/// Our request under way.
+pub(super) struct Request {
+    pub(super) id: u32,
+    pub(super) exchange: ExchangeType,
+    pub(super) purpose: Purpose,
+    pub(super) message: Vec<u8>,
+    /// Transmissions so far, less one.
+    attempt: u32,
+    pub(super) due: Duration,
+    /// An unprotected refusal, and after how many transmissions it shall count.
+    refusal: Option<(Reason, u32)>,
+}
+
+/// What a request is for.
+pub(super) enum Purpose {
+    Init,
+    /// With the first CHILD_SA.
+    Auth(Box<Wanted>),
+    Child(Box<Wanted>),
+    DeleteChild(Spi),
+    Liveness,
+    DeleteIke,
+}
+
+/// What we want to request next.
+pub(super) struct Task {
+    pub(super) not_before: Duration,
+    pub(super) work: Work,
+}
+
+impl Task {
+    pub(super) const fn now(work: Work) -> Self {
+        Self {
+            not_before: Duration::ZERO,
+            work,
+        }
+    }
+}
+
+pub(super) enum Work {
+    Child {
+        /// Index into the configuration's children.
+        config: usize,
+        /// Our inbound SPI of the one to be replaced.
+        replaces: Option<Spi>,
+        /// How often the peer asked to try again later.
+        refusals: u8,
+    },
+    DeleteChild(Spi),
+    Liveness,
+    DeleteIke,
+}
+
+/// The peer's last request, and what we said.
+pub(super) struct Answered {
+    id: u32,
+    request: digest::Digest,
+    response: Vec<u8>,
+}
+
+impl IkeSa {
+    /// Sends a request in SK. There is none under way.
+    pub(super) fn request(
+        &mut self,
+        exchange: ExchangeType,
+        purpose: Purpose,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Reason> {
+        let message = self.seal(exchange, false, self.next_request, payloads)?;
+        self.transmit_request(exchange, purpose, message, cx)
+    }
+
+    /// Sends a request that is in its final form.
+    pub(super) fn transmit_request(
+        &mut self,
+        exchange: ExchangeType,
+        purpose: Purpose,
+        message: Vec<u8>,
+        cx: &mut Ctx<'_>,
+    ) -> Result<(), Reason> {
+        let id = self.next_request;
+        // RFC 7296 §2.2: message IDs do not wrap.
+        self.next_request = id.checked_add(1).ok_or(Reason::Resources("message IDs"))?;
+        self.transmit(message.clone());
+        self.outstanding = Some(Request {
+            id,
+            exchange,
+            purpose,
+            message,
+            attempt: 0,
+            due: cx.now + self.config.retransmit.wait(0, cx.rng),
+            refusal: None,
+        });
+        Ok(())
+    }
+
+    fn transmit(&mut self, message: Vec<u8>) {
+        self.transmit_to(self.local, self.remote, message);
+    }
+
+    pub(super) fn transmit_to(&mut self, local: SocketAddr, remote: SocketAddr, message: Vec<u8>) {
+        self.outputs.push_back(Output::Transmit {
+            local,
+            remote,
+            message,
+        });
+    }
+
+    /// Repeats the request under way if it is due, or gives it up.
+    pub(super) fn retransmit(&mut self, cx: &mut Ctx<'_>) {
+        let settings = self.config.retransmit;
+        let Some(request) = self
+            .outstanding
+            .as_mut()
+            .filter(|request| request.due <= cx.now)
+        else {
+            return;
+        };
+        let tries = match request.purpose {
+            Purpose::DeleteIke => settings.tries.min(DELETE_TRIES),
+            _ => settings.tries,
+        };
+        let refused = request.refusal.filter(|(_, last)| request.attempt >= *last);
+        if refused.is_some() || request.attempt >= tries {
+            let reason = request
+                .refusal
+                .map_or(Reason::Timeout, |(reason, _)| reason);
+            return self.unanswered(reason, cx);
+        }
+        request.attempt += 1;
+        request.due = cx.now + settings.wait(request.attempt, cx.rng);
+        let message = request.message.clone();
+        tracing::debug!(connection = self.config.name, "repeating a request");
+        self.transmit(message);
+    }
+
+    /// Notes a refusal that anybody may have sent: it counts only if nothing better comes soon.
+    pub(super) fn note_refusal(&mut self, reason: Reason) {
+        if let Some(request) = &mut self.outstanding {
+            let last = request.attempt + TRIES_AFTER_REFUSAL;
+            request.refusal.get_or_insert((reason, last));
+        }
+    }
+
+    fn unanswered(&mut self, reason: Reason, cx: &mut Ctx<'_>) {
+        match self.phase {
+            Phase::Established => self.end(reason, cx),
+            Phase::Closing => self.end(Reason::Closed, cx),
+            _ => self.fail(reason, cx),
+        }
+    }
+
+    /// Answers the request that was answered last, if this is it once more: byte for byte, lest a
+    /// forged message ID get anything out of us.
+    pub(super) fn answer_again(
+        &mut self,
+        id: u32,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: &[u8],
+    ) -> bool {
+        let again = self.answered.as_ref().filter(|answered| {
+            answered.id == id
+                && answered.request.as_ref() == digest::digest(&digest::SHA256, message).as_ref()
+        });
+        let Some(response) = again.map(|answered| answered.response.clone()) else {
+            return false;
+        };
+        self.transmit_to(local, remote, response);
+        true
+    }
+
+    /// Responds in SK to the request with `header`, to where it came from.
+    pub(super) fn respond_to(
+        &mut self,
+        header: &Header,
+        payloads: &[Payload],
+        local: SocketAddr,
+        remote: SocketAddr,
+        request: &[u8],
+    ) -> Result<(), Reason> {
+        let response = self.seal(header.exchange, true, header.message_id, payloads)?;
+        self.remember_answer(header.message_id, request, response, local, remote)
+    }
+
+    /// Sends a response that is in its final form, and keeps it.
+    pub(super) fn remember_answer(
+        &mut self,
+        id: u32,
+        request: &[u8],
+        response: Vec<u8>,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<(), Reason> {
+        self.answered = Some(Answered {
+            id,
+            request: digest::digest(&digest::SHA256, request),
+            response: response.clone(),
+        });
+        self.transmit_to(local, remote, response);
+        self.expected = id.checked_add(1).ok_or(Reason::Resources("message IDs"))?;
+        Ok(())
+    }
+
+    /// Starts what waits, as far as the window allows.
+    pub(super) fn start_tasks(&mut self, cx: &mut Ctx<'_>) {
+        while matches!(self.phase, Phase::Established) && self.outstanding.is_none() {
+            let ready = self.tasks.iter().position(|task| task.not_before <= cx.now);
+            let Some(task) = ready.and_then(|index| self.tasks.remove(index)) else {
+                return;
+            };
+            let started = match task.work {
+                Work::Child {
+                    config,
+                    replaces,
+                    refusals,
+                } => self.request_child(config, replaces, refusals, cx),
+                Work::DeleteChild(spi_in) => self.request_delete_child(spi_in, cx),
+                Work::Liveness => {
+                    self.request(ExchangeType::INFORMATIONAL, Purpose::Liveness, &[], cx)
+                }
+                Work::DeleteIke => self.request_delete_ike(cx),
+            };
+            if let Err(reason) = started {
+                self.end(reason, cx);
+            }
+        }
+    }
+
+    /// Takes in the response to a request; both were in SK.
+    pub(super) fn finish_request(
+        &mut self,
+        request: Request,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) {
+        // RFC 7296 §2.21.3: fatal for both sides, without a Delete.
+        if matches!(self.phase, Phase::Established)
+            && find_notify(payloads, NotifyType::INVALID_SYNTAX).is_some()
+        {
+            return self.end(Reason::Refused(NotifyType::INVALID_SYNTAX), cx);
+        }
+        match request.purpose {
+            // Never in SK.
+            Purpose::Init => {}
+            Purpose::Auth(wanted) => self.finish_auth(&wanted, payloads, cx),
+            Purpose::Child(wanted) => self.finish_child(*wanted, payloads, cx),
+            Purpose::DeleteChild(spi_in) => self.finish_delete_child(spi_in, cx),
+            Purpose::Liveness => self.outputs.push_back(Output::LivenessAnswered),
+            Purpose::DeleteIke => self.end(Reason::Closed, cx),
+        }
+    }
+}
