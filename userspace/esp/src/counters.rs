@@ -26,7 +26,8 @@ impl Counter {
     }
 }
 
-/// Counters of one epoch: its inbound and its outbound SA. Bytes are those of inner packets.
+/// Counters of one epoch: its inbound and its outbound SA. Packets and bytes are those of inner IP
+/// packets; what the gate sends and answers (ESP Echo) is not traffic and not counted.
 /// On cache lines of their own, so that readers do not slow the neighbours' writers.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -43,7 +44,8 @@ pub struct SaCounters {
     pub replays: Counter,
     /// Packets whose ICV was wrong.
     pub integrity_failures: Counter,
-    /// CLOCK_BOOTTIME of the last packet accepted, nanoseconds since the worker's origin; 0: none.
+    /// CLOCK_BOOTTIME of the last packet accepted, ESP Echo included, in nanoseconds
+    /// since the worker's origin; 0: none.
     pub last_in_ns: Counter,
     /// The same for the last data packet sent.
     pub last_out_ns: Counter,
