@@ -148,10 +148,12 @@ impl<O: Port, I: Port> Worker<O, I> {
             bufs: shared.bufs().clone(),
             fates: Arc::clone(shared.fates()),
         };
-        let pipeline = Pipeline::new(pipeline_config, ports.memory, sink);
+        let mut pipeline = Pipeline::new(pipeline_config, ports.memory, sink);
+        let (mut outer, mut inner) = (ports.outer, ports.inner);
+        pipeline.refill(&mut outer, &mut inner);
         Self {
-            outer: ports.outer,
-            inner: ports.inner,
+            outer,
+            inner,
             pipeline,
             shared,
             batch: Vec::with_capacity(MAX_BURST),
@@ -166,7 +168,7 @@ impl<O: Port, I: Port> Worker<O, I> {
     /// there was to do.
     #[inline]
     pub fn round(&mut self, now: Duration) -> io::Result<usize> {
-        self.pipeline.replenish(&mut self.outer, &mut self.inner);
+        self.pipeline.reclaim(&mut self.outer, &mut self.inner);
         let mut work = self.outer.rx(&mut self.batch, self.burst);
         if work > 0 {
             self.pipeline.outer_batch(now, &mut self.batch);
@@ -178,6 +180,7 @@ impl<O: Port, I: Port> Worker<O, I> {
         }
         work += self.commands(now);
         work += self.transmit()?;
+        self.pipeline.refill(&mut self.outer, &mut self.inner);
         if self.pipeline.take_raised() {
             self.shared.wake_control();
         }

@@ -251,11 +251,16 @@ impl Pipeline {
         self.frames.free()
     }
 
-    /// Puts what the ports have sent back into the pools, and posts free frames to receive into.
+    /// Puts what the ports have sent back into the pools.
     #[inline]
-    pub fn replenish<O: Port, I: Port>(&mut self, outer: &mut O, inner: &mut I) {
+    pub fn reclaim<O: Port, I: Port>(&mut self, outer: &mut O, inner: &mut I) {
         outer.reclaim(self.frames.pool(Side::Outer));
         inner.reclaim(self.frames.pool(Side::Inner));
+    }
+
+    /// Posts free frames to receive into.
+    #[inline]
+    pub fn refill<O: Port, I: Port>(&mut self, outer: &mut O, inner: &mut I) {
         outer.refill(self.frames.pool(Side::Outer));
         inner.refill(self.frames.pool(Side::Inner));
     }
