@@ -19,6 +19,16 @@ pub fn now() -> Duration {
     )
 }
 
+/// How long the machine has slept since it was started.
+pub fn slept() -> Duration {
+    let awake = rustix::time::clock_gettime(ClockId::Monotonic);
+    let awake = Duration::new(
+        u64::try_from(awake.tv_sec).unwrap_or(0),
+        u32::try_from(awake.tv_nsec).unwrap_or(0),
+    );
+    now().saturating_sub(awake)
+}
+
 /// A timer on that clock (tokio's own stand still while the machine sleeps).
 pub struct Timer {
     fd: AsyncFd<OwnedFd>,

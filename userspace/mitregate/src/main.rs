@@ -1,3 +1,7 @@
-//! Mitregate: an IPsec gateway and client whose tunnels are proven before they are trusted.
+//! `mitregate`: the daemon and its command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mitregate::cli::main()
+}

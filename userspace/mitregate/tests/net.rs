@@ -255,7 +255,7 @@ fn next_hops_are_resolved_and_followed() {
         let mut events = Events::subscribe().unwrap();
         let netlink = Netlink::connect().unwrap();
         let wan = netlink.link("wan").await.unwrap().unwrap();
-        let mut hops = NextHops::new(netlink, wan);
+        let mut hops = NextHops::open(netlink, wan).await.unwrap();
         for peer in [far, near] {
             let path = hops.track(peer).await.unwrap().unwrap();
             assert_eq!(path.mac, None);

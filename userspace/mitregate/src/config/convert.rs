@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mitregate_classifier::ModeRequest;
 use mitregate_control::Config;
-use mitregate_esp::Provider;
+use mitregate_esp::{Provider, WorkerId};
 
 use super::error::ConfigError;
 use super::file::{self, File};
@@ -131,7 +131,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             inner,
             control: Config {
                 provider,
-                workers: file.daemon.workers,
+                worker: WorkerId(0),
                 replay_window: file.daemon.replay_window,
                 half_open_limit: Config::HALF_OPEN_LIMIT,
                 connections,

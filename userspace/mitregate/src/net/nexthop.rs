@@ -104,14 +104,16 @@ impl Drop for Events {
 }
 
 impl NextHops {
-    /// For peers behind `outer`.
-    pub fn new(netlink: Netlink, outer: Link) -> Self {
-        Self {
+    /// For peers behind `outer`. Subscribe to [`Events`] before, and [`NextHops::note`] them all.
+    pub async fn open(netlink: Netlink, outer: Link) -> Result<Self> {
+        let mut hops = Self {
             netlink,
             outer,
             paths: BTreeMap::new(),
             neighbours: BTreeMap::new(),
-        }
+        };
+        hops.load_neighbours().await?;
+        Ok(hops)
     }
 
     /// The outer interface as last seen.
@@ -134,10 +136,14 @@ impl NextHops {
         self.paths.contains_key(&peer)
     }
 
+    /// How many peers are tracked.
+    pub fn tracked(&self) -> usize {
+        self.paths.len()
+    }
+
     /// Finds the way to `peer` and follows it from now on.
     pub async fn track(&mut self, peer: IpAddr) -> Result<Option<Path>> {
         if !self.tracks(peer) {
-            self.load_neighbours().await?;
             let path = self.look_up(peer).await?;
             self.paths.insert(peer, path);
             self.resolve_unknown().await;

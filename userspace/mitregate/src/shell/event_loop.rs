@@ -1,0 +1,499 @@
+//! The loop: one event at a time goes in, and all that follows from it comes out before the next.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use mitregate_control::{
+    Command as ControlCommand, Control, ControlEvent, DataEvent, Datagram, Install, Output, Ticket,
+};
+use mitregate_dataplane::{
+    Command, Epoch, EpochConfig, Event, Refusal, Selectors, SoftLimits, Stopped, Tunnel,
+};
+use mitregate_wire::frame::parse_udp;
+use serde_json::Value;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{Receiver, UnboundedSender};
+
+use super::calls::{self, Calls};
+use super::egress::Egress;
+use super::stats;
+use super::switch::Switch;
+use crate::clock::{self, Timer};
+use crate::control_socket::Call;
+use crate::net::nexthop::{Change, Events, NextHops, REFRESH};
+use crate::protocol::{Request, Response};
+
+/// Data packets that one tunnel may hold until an epoch is proven.
+const HOLD: usize = 256;
+/// Events taken from the worker before anything else gets its turn.
+const EVENTS_PER_TURN: usize = 256;
+/// When a full command ring is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+/// How long the peers have to confirm our Deletes. Control's own bound is lower.
+const SHUT_DOWN_WAIT: Duration = Duration::from_secs(4);
+/// CLOCK_BOOTTIME minus CLOCK_MONOTONIC grows by the time the machine slept.
+const SLEPT: Duration = Duration::from_secs(1);
+/// UDP payload of a NAT keepalive (RFC 3948 §2.3).
+const KEEPALIVE: &[u8] = &[0xff];
+
+/// All state of the running daemon.
+pub struct EventLoop {
+    control: Control,
+    switch: Switch,
+    egress: Egress,
+    calls: Calls,
+    timer: Timer,
+    worker_events: AsyncFd<OwnedFd>,
+    started: Duration,
+    now: Duration,
+    sleep_offset: Duration,
+    next_refresh: Duration,
+    /// Commands wait for room in the ring.
+    full: bool,
+    /// Set while shutting down: when to go without the peers' confirmation.
+    ending: Option<Duration>,
+    ended: bool,
+}
+
+impl EventLoop {
+    pub fn new(control: Control, switch: Switch, hops: NextHops) -> Result<Self> {
+        let fd = switch.worker().event_fd().try_clone_to_owned()?;
+        // Deprecated for types that lie about their descriptor; OwnedFd does not.
+        #[allow(deprecated)]
+        let worker_events = AsyncFd::with_interest(fd, Interest::READABLE)?;
+        let now = clock::now();
+        Ok(Self {
+            control,
+            switch,
+            egress: Egress::new(hops),
+            calls: Calls::default(),
+            timer: Timer::new()?,
+            worker_events,
+            started: now,
+            now,
+            sleep_offset: clock::slept(),
+            next_refresh: now + REFRESH,
+            full: false,
+            ending: None,
+            ended: false,
+        })
+    }
+
+    /// What is to be taken down when the loop has ended.
+    pub fn into_parts(self) -> (Switch, NextHops) {
+        (self.switch, self.egress.into_hops())
+    }
+
+    /// Until a signal, and what it leads to, or until something essential has failed.
+    pub async fn run(&mut self, mut events: Events, mut calls: Receiver<Call>) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        loop {
+            self.pump().await;
+            if self.ended {
+                return Ok(());
+            }
+            self.timer.set(self.next_deadline()).context("timer")?;
+            tokio::select! {
+                ready = self.worker_events.readable() => {
+                    ready.context("the worker's events")?.clear_ready();
+                    self.switch.worker().acknowledge();
+                    self.worker_events().await?;
+                }
+                rung = self.timer.ring() => {
+                    rung.context("timer")?;
+                    self.timeout().await;
+                }
+                event = events.next() => match event {
+                    Some(first) => self.kernel_event(&first, &mut events).await?,
+                    None => bail!("the kernel's route events have ended"),
+                },
+                Some(call) = calls.recv() => self.call(call),
+                which = either(&mut terminate, &mut interrupt) => self.end(which),
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Duration {
+        self.now = self.now.max(clock::now());
+        self.now
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        let retry = self.full.then(|| self.now + RETRY);
+        [
+            self.control.poll_timeout(),
+            retry,
+            self.ending,
+            Some(self.next_refresh),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what control wants done, until it wants nothing more.
+    async fn pump(&mut self) {
+        while let Some(output) = self.control.poll_output() {
+            self.output(output).await;
+        }
+        self.full = !self.egress.flush(self.switch.worker());
+    }
+
+    async fn output(&mut self, output: Output) {
+        let Self { egress, switch, .. } = self;
+        let worker = switch.worker();
+        match output {
+            Output::Transmit {
+                local,
+                remote,
+                payload,
+            } => {
+                egress
+                    .transmit(worker, self.now, local, remote, payload)
+                    .await;
+            }
+            Output::AddTunnel(add) => {
+                let policy = Selectors {
+                    local: add.local_ts,
+                    remote: add.remote_ts,
+                };
+                let tunnel = Tunnel::new(add.tunnel, policy, HOLD);
+                egress.command(worker, Command::AddTunnel(tunnel));
+            }
+            Output::RemoveTunnel { tunnel } => {
+                egress.command(worker, Command::RemoveTunnel { tunnel });
+            }
+            Output::Install(install) => {
+                let Install {
+                    tunnel,
+                    epoch,
+                    inbound,
+                    outbound,
+                    local_ts,
+                    remote_ts,
+                    outer,
+                    soft_packets,
+                    soft_bytes,
+                    counters,
+                } = *install;
+                let header = egress.install(tunnel, epoch, outer).await;
+                let epoch = Epoch::new(EpochConfig {
+                    tunnel,
+                    epoch,
+                    inbound,
+                    outbound,
+                    selectors: Selectors {
+                        local: local_ts,
+                        remote: remote_ts,
+                    },
+                    outer: header,
+                    counters,
+                    soft: SoftLimits {
+                        packets: soft_packets,
+                        bytes: soft_bytes,
+                    },
+                });
+                egress.command(worker, Command::Install(epoch));
+            }
+            Output::Activate { tunnel, proven } => {
+                let epoch = proven.epoch();
+                egress.command(worker, Command::Activate { tunnel, epoch });
+            }
+            Output::SendInner {
+                tunnel,
+                epoch,
+                next_header,
+                payload,
+            } => {
+                let Some(mut buffer) = worker.buffer() else {
+                    tracing::warn!("no buffer for a control packet: the worker is behind");
+                    return;
+                };
+                if buffer.set(&payload) {
+                    let payload = buffer;
+                    egress.command(
+                        worker,
+                        Command::SendInner {
+                            tunnel,
+                            epoch,
+                            next_header,
+                            payload,
+                        },
+                    );
+                }
+            }
+            Output::Retire { tunnel, epoch } => {
+                egress.retire(tunnel, epoch);
+                egress.command(worker, Command::Retire { tunnel, epoch });
+            }
+            Output::MovePeer {
+                tunnel,
+                epoch,
+                outer,
+            } => {
+                egress.move_peer(worker, tunnel, epoch, outer).await;
+            }
+            Output::Event(event) => self.control_event(&event),
+        }
+    }
+
+    fn control_event(&mut self, event: &ControlEvent) {
+        if *event == ControlEvent::ShutDown {
+            self.ended = true;
+        }
+        if let Some(ticket) = self.calls.note(event) {
+            let _ = self
+                .control
+                .handle_command(self.now, ControlCommand::StopPing { ticket });
+        }
+    }
+
+    async fn worker_events(&mut self) -> Result<()> {
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(event) = self.switch.worker().poll_event() else {
+                return Ok(());
+            };
+            self.tick();
+            self.worker_event(event)?;
+            self.pump().await;
+        }
+        // More waits, and its announcement was taken back.
+        self.full = true;
+        Ok(())
+    }
+
+    fn worker_event(&mut self, event: Event) -> Result<()> {
+        let now = self.now;
+        match event {
+            Event::Outer { frame, .. } => self.outer_frame(&frame),
+            Event::Inner {
+                tunnel,
+                epoch,
+                next_header,
+                new_highest,
+                from,
+                to,
+                payload,
+                ..
+            } => self.control.handle_dataplane(
+                now,
+                DataEvent::Inner {
+                    tunnel,
+                    epoch,
+                    next_header,
+                    new_highest,
+                    from,
+                    to,
+                    payload: &payload,
+                },
+            ),
+            Event::FirstInbound {
+                tunnel,
+                epoch,
+                data,
+            } => {
+                self.control.handle_dataplane(
+                    now,
+                    DataEvent::FirstInbound {
+                        tunnel,
+                        epoch,
+                        data,
+                    },
+                );
+            }
+            Event::DataWaiting { tunnel } => {
+                self.control
+                    .handle_dataplane(now, DataEvent::DataWaiting { tunnel });
+            }
+            Event::SoftLimit { tunnel, epoch } => {
+                self.control
+                    .handle_dataplane(now, DataEvent::SoftLimit { tunnel, epoch });
+            }
+            // Dropped here, not by the worker: keys are wiped, memory is freed.
+            Event::Retired { .. } | Event::Removed { .. } => {}
+            Event::Refused {
+                tunnel,
+                epoch,
+                reason,
+                ..
+            } => refused(tunnel.0, epoch, reason),
+            Event::Stopped {
+                reason: Stopped::Requested,
+            } => {}
+            Event::Stopped { reason } => bail!("the data plane has ended: {reason}"),
+        }
+        Ok(())
+    }
+
+    fn outer_frame(&mut self, frame: &[u8]) {
+        match parse_udp(frame) {
+            Ok(udp) if udp.payload == KEEPALIVE => {}
+            Ok(udp) => self.control.handle_datagram(
+                self.now,
+                Datagram {
+                    local: udp.dst,
+                    remote: udp.src,
+                    payload: udp.payload,
+                },
+            ),
+            // An ICMP error about one of our packets, which anybody can forge (RFC 4301 §6): the
+            // gate finds out by itself whether the path works.
+            Err(error) => tracing::trace!(bytes = frame.len(), "not a datagram: {error}"),
+        }
+    }
+
+    async fn timeout(&mut self) {
+        let now = self.tick();
+        if self.ending.is_some_and(|deadline| deadline <= now) {
+            tracing::warn!("ending although a peer has not confirmed");
+            self.ended = true;
+            return;
+        }
+        if clock::slept() > self.sleep_offset + SLEPT {
+            self.sleep_offset = clock::slept();
+            tracing::info!("the machine was asleep: checking all tunnels");
+            self.path_changed();
+        }
+        if self
+            .control
+            .poll_timeout()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.control.handle_timeout(now);
+        }
+        if self.full {
+            // Also what worker_events left.
+            while let Some(event) = self.switch.worker().poll_event() {
+                if let Err(error) = self.worker_event(event) {
+                    tracing::error!("{error:#}");
+                    self.ended = true;
+                    return;
+                }
+            }
+        }
+        if self.next_refresh <= now {
+            self.next_refresh = now + REFRESH;
+            self.egress.tend(now).await;
+            if self.egress.refresh(self.switch.worker()).await {
+                self.path_changed();
+            }
+            self.switch.flush_logs();
+        }
+    }
+
+    async fn kernel_event(
+        &mut self,
+        first: &rtnetlink::packet_route::RouteNetlinkMessage,
+        events: &mut Events,
+    ) -> Result<()> {
+        self.tick();
+        let mut changes = vec![self.egress.hops().note(first)];
+        // A route flap is many events: one look at the kernel's tables for all of them.
+        while let Some(event) = events.try_next() {
+            changes.push(self.egress.hops().note(&event));
+        }
+        let changes: Vec<_> = changes.into_iter().flatten().collect();
+        if changes.contains(&Change::OuterGone) {
+            bail!("outer interface {} is gone", self.switch.outer().interface);
+        }
+        if changes.contains(&Change::OuterChanged) {
+            let outer = self.egress.hops().outer();
+            tracing::info!(
+                interface = outer.name,
+                up = outer.up,
+                mtu = outer.mtu,
+                "outer interface changed"
+            );
+            self.egress.outer_changed(self.switch.worker());
+        }
+        if !changes.is_empty() && self.egress.refresh(self.switch.worker()).await {
+            tracing::info!("the way to a peer has changed: checking its tunnels");
+            self.path_changed();
+        }
+        Ok(())
+    }
+
+    fn path_changed(&mut self) {
+        // Refused only on the way down, when it does not matter any more.
+        let _ = self
+            .control
+            .handle_command(self.now, ControlCommand::PathChanged);
+    }
+
+    fn call(&mut self, call: Call) {
+        let now = self.tick();
+        let Call { request, responses } = call;
+        match request {
+            Request::ListSas => done(&responses, &self.control.list(now)),
+            Request::Stats => {
+                let uptime = now.saturating_sub(self.started).as_millis();
+                let uptime = u64::try_from(uptime).unwrap_or(u64::MAX);
+                let list = self.control.list(now);
+                done(
+                    &responses,
+                    &stats::stats(&self.switch, uptime, self.egress.dropped(), &list),
+                );
+            }
+            request => {
+                let Some(command) = calls::command(request) else {
+                    return;
+                };
+                match self.control.handle_command(now, command) {
+                    Ok(ticket) => self.calls.wait(ticket, responses),
+                    Err(error) => {
+                        let _ = responses.send(Response::Error {
+                            message: error.to_string(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, signal: &str) {
+        let now = self.tick();
+        if self.ending.is_some() {
+            tracing::warn!("{signal} again: ending at once");
+            self.ended = true;
+            return;
+        }
+        tracing::info!("{signal}: deleting the SAs at the peers");
+        self.ending = Some(now + SHUT_DOWN_WAIT);
+        let ticket: Result<Ticket, _> = self.control.handle_command(now, ControlCommand::ShutDown);
+        if ticket.is_err() {
+            self.ended = true;
+        }
+    }
+}
+
+fn done(responses: &UnboundedSender<Response>, result: &impl serde::Serialize) {
+    let response = match serde_json::to_value(result) {
+        Ok(result) => Response::Done { result },
+        Err(error) => Response::Error {
+            message: error.to_string(),
+        },
+    };
+    let _: Result<(), _> = responses.send(response);
+}
+
+fn refused(tunnel: u32, epoch: Option<mitregate_esp::ids::EpochId>, reason: Refusal) {
+    let epoch = epoch.map_or(Value::Null, |epoch| epoch.0.into());
+    match reason {
+        // The two threads meet: a command for what has just gone.
+        Refusal::NoSuchEpoch | Refusal::NoSuchTunnel => {
+            tracing::debug!(tunnel, %epoch, "the worker refused a command: {reason}");
+        }
+        _ => tracing::error!(tunnel, %epoch, "the worker refused a command: {reason}"),
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}

@@ -1,0 +1,120 @@
+//! The daemon: joins what decides ([`mitregate_control`]) with what moves packets
+//! ([`mitregate_dataplane`]), the kernel's routes, the clock and the command line.
+//!
+//! ```text
+//!  worker ── events ──► shell ── datagrams, echoes ──► control
+//!         ◄─ commands ─       ◄─ outputs ────────────
+//!  kernel ── routes, neighbours ──► shell ◄── requests ── control socket ◄── command line
+//! ```
+
+mod calls;
+mod egress;
+mod event_loop;
+mod preflight;
+mod stats;
+mod switch;
+
+use anyhow::{Context, Result, anyhow};
+use mitregate_control::Control;
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use rustix::rand::GetRandomFlags;
+use tokio::sync::mpsc;
+use zeroize::Zeroize;
+
+use crate::clock;
+use crate::config::Settings;
+use crate::control_socket::ControlSocket;
+use crate::log;
+use crate::net::Netlink;
+use crate::net::inner::InnerInterface;
+use crate::net::nexthop::{Events, NextHops};
+use crate::placeholder::Placeholders;
+use event_loop::EventLoop;
+use switch::Switch;
+
+/// Requests that wait for the daemon to look at them.
+const CALLS: usize = 16;
+
+/// Runs the daemon until it is told to end, or cannot go on.
+pub fn run(settings: Settings) -> Result<()> {
+    log::init(&settings.daemon)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    let result = runtime.block_on(daemon(settings));
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
+    }
+    result
+}
+
+async fn daemon(mut settings: Settings) -> Result<()> {
+    preflight::privileges()?;
+    let socket = ControlSocket::bind(&settings.daemon.control_socket)?;
+    let events = Events::subscribe()?;
+    let netlink = Netlink::connect()?;
+    let outer = preflight::outer(&netlink, &settings.outer).await?;
+    let own = netlink.addresses(outer.index).await?;
+    preflight::fill_addresses(&mut settings, &own)?;
+    let addresses = settings.local_addresses();
+    let placeholders = Placeholders::bind(&addresses)?;
+
+    let inner = InnerInterface::create(&netlink, &settings.inner).await?;
+    let started = start(&settings, &netlink, &inner, &outer, &addresses).await;
+    let switch = match started {
+        Ok(switch) => switch,
+        Err(error) => {
+            // At once, rather than a moment after the process.
+            let _ = inner.remove(&netlink).await;
+            return Err(error);
+        }
+    };
+    let hops = NextHops::open(netlink, outer).await?;
+    let control = Control::new(clock::now(), settings.control, Box::new(random()?))
+        .map_err(|error| anyhow!("{}: {error}", settings.file.display()))?;
+    let (calls, incoming) = mpsc::channel(CALLS);
+    let server = tokio::spawn(socket.serve(calls));
+
+    let mut event_loop = EventLoop::new(control, switch, hops)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+    let result = event_loop.run(events, incoming).await;
+    let (switch, hops) = event_loop.into_parts();
+
+    switch.shut_down();
+    let removed = inner.remove(hops.netlink()).await;
+    server.abort();
+    let _ = server.await;
+    drop(placeholders);
+    result.and(removed)?;
+    tracing::info!("ended; protected prefixes stay unreachable (`mitregate release` frees them)");
+    Ok(())
+}
+
+async fn start(
+    settings: &Settings,
+    netlink: &Netlink,
+    inner: &InnerInterface,
+    outer: &crate::net::Link,
+    addresses: &[std::net::IpAddr],
+) -> Result<Switch> {
+    let switch = Switch::start(settings, outer, inner, addresses)?;
+    netlink
+        .protect(inner.index(), &settings.protected())
+        .await?;
+    Ok(switch)
+}
+
+fn random() -> Result<ChaCha20Rng> {
+    let mut seed = [0; 32];
+    let filled = rustix::rand::getrandom(&mut seed, GetRandomFlags::empty())
+        .context("the kernel gives no random bytes")?;
+    anyhow::ensure!(
+        filled == seed.len(),
+        "the kernel gives too few random bytes"
+    );
+    let rng = ChaCha20Rng::from_seed(seed);
+    seed.zeroize();
+    Ok(rng)
+}

@@ -1,0 +1,105 @@
+//! What can be found wrong before anything is touched: names the interface, the privilege, and
+//! what to do.
+
+use anyhow::{Result, bail};
+use rustix::thread::CapabilitySet;
+
+use crate::config::{OuterSettings, Settings};
+use crate::ethtool;
+use crate::net::{Link, Netlink, Prefix};
+
+/// What is needed, and what for.
+const NEEDED: [(CapabilitySet, &str, &str); 4] = [
+    (
+        CapabilitySet::NET_ADMIN,
+        "CAP_NET_ADMIN",
+        "interfaces, routes and XDP",
+    ),
+    (CapabilitySet::NET_RAW, "CAP_NET_RAW", "AF_XDP sockets"),
+    (
+        CapabilitySet::SYS_ADMIN,
+        "CAP_SYS_ADMIN",
+        "the far end's network namespace and eBPF",
+    ),
+    (
+        CapabilitySet::NET_BIND_SERVICE,
+        "CAP_NET_BIND_SERVICE",
+        "UDP port 500",
+    ),
+];
+
+/// Whether this process may do what it will have to do.
+pub fn privileges() -> Result<()> {
+    let Ok(sets) = rustix::thread::capabilities(None) else {
+        return Ok(());
+    };
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(capability, ..)| !sets.effective.contains(*capability))
+        .map(|(_, name, purpose)| format!("{name} ({purpose})"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "not permitted: {} lacking. Run it as root, or give the service AmbientCapabilities",
+        missing.join(", ")
+    )
+}
+
+/// The outer interface, if it can carry tunnels.
+pub async fn outer(netlink: &Netlink, settings: &OuterSettings) -> Result<Link> {
+    let name = &settings.interface;
+    let Some(link) = netlink.link(name).await? else {
+        bail!("outer.interface: there is no interface {name} (`ip link` lists them)");
+    };
+    if link.mac.is_none_or(|mac| mac.0 == [0; 6]) {
+        bail!(
+            "outer.interface: {name} is no Ethernet interface (a tunnel, or loopback), and AF_XDP \
+             needs one"
+        );
+    }
+    if !link.up {
+        tracing::warn!("outer interface {name} is down: `ip link set {name} up`");
+    }
+    match ethtool::receive_queues(name) {
+        Some(queues) if queues > 0 && settings.queue >= queues => {
+            bail!(
+                "outer.queue: {name} has {queues} receive queues, so there is no queue {}",
+                settings.queue
+            )
+        }
+        Some(queues) if queues > 1 => tracing::warn!(
+            "outer interface {name} spreads packets over {queues} receive queues, and only those \
+             of queue {} are served: `ethtool -L {name} combined 1`",
+            settings.queue
+        ),
+        _ => {}
+    }
+    Ok(link)
+}
+
+/// Connections without `local_addrs` get the outer interface's, in the kernel's order.
+pub fn fill_addresses(settings: &mut Settings, own: &[Prefix]) -> Result<()> {
+    let usable: Vec<_> = own
+        .iter()
+        .map(|prefix| prefix.address())
+        .filter(|address| match address {
+            std::net::IpAddr::V4(v4) => !v4.is_link_local(),
+            std::net::IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+        })
+        .collect();
+    for connection in &mut settings.control.connections {
+        if connection.local_addrs.is_empty() {
+            if usable.is_empty() {
+                bail!(
+                    "connections.{}: no local_addrs, and interface {} has no address",
+                    connection.name,
+                    settings.outer.interface
+                );
+            }
+            connection.local_addrs.clone_from(&usable);
+        }
+    }
+    Ok(())
+}
