@@ -248,6 +248,7 @@ impl IkeSa {
         payloads.extend([sa, Payload::Nonce(wanted.nonce.clone())]);
         payloads.extend(wanted.key_pair.as_ref().map(key_exchange));
         payloads.extend([ts_i, ts_r]);
+        self.stillborn.clear();
         let purpose = Purpose::Child(Box::new(wanted));
         self.request(ExchangeType::CREATE_CHILD_SA, purpose, &payloads, cx)
     }
@@ -329,10 +330,20 @@ impl IkeSa {
             self.release_spi(spi_in, cx);
             return self.child_failed(Some(config), replaces, Reason::Refused(notify.kind));
         }
+        let stillborn = core::mem::take(&mut self.stillborn);
         let installed = self
             .check_answer(wanted, groups, nonces, payloads)
-            .and_then(|(agreed, shared)| self.install(agreed, shared.as_ref(), nonces));
+            .and_then(|(agreed, shared)| {
+                if stillborn.contains(&agreed.spi_out.get()) {
+                    return Err(Reason::DeletedByPeer);
+                }
+                self.install(agreed, shared.as_ref(), nonces)
+            });
         if let Err(reason) = installed {
+            if reason == Reason::DeletedByPeer {
+                self.release_spi(spi_in, cx);
+                return self.child_failed(Some(config), replaces, reason);
+            }
             // The peer believes that it stands.
             self.tasks.push_back(Task::now(Work::DeleteChild(spi_in)));
             self.child_failed(Some(config), replaces, reason);
@@ -460,6 +471,13 @@ impl IkeSa {
     pub(super) fn finish_delete_child(&mut self, spi_in: Spi, cx: &mut Ctx<'_>) {
         self.release_spi(spi_in, cx);
         self.remove_child(spi_in, false);
+    }
+
+    /// Do we wait to hear of a CHILD_SA that the peer knows of already?
+    pub(super) fn expects_child(&self) -> bool {
+        self.outstanding
+            .as_ref()
+            .is_some_and(|request| matches!(request.purpose, Purpose::Child(_)))
     }
 
     /// Removes a CHILD_SA and says so, if it is still there.

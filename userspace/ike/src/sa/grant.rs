@@ -115,6 +115,10 @@ impl IkeSa {
             rekey.protocol == ProtocolId::ESP && rekey.spi == child.spi_out.to_be_bytes()
         });
         let Some(child) = child else {
+            // It may be the one that we wait to hear of.
+            if self.expects_child() {
+                return Err(Notify::new(NotifyType::TEMPORARY_FAILURE));
+            }
             return Err(Notify {
                 protocol: rekey.protocol,
                 spi: rekey.spi.clone(),
@@ -230,6 +234,9 @@ impl IkeSa {
                 .iter()
                 .find(|child| child.spi_out.get() == *spi);
             let Some((spi_in, deleting)) = child.map(|child| (child.spi_in, child.deleting)) else {
+                if self.expects_child() && self.stillborn.len() < MAX_CHILDREN {
+                    self.stillborn.push(*spi);
+                }
                 continue;
             };
             if !deleting {

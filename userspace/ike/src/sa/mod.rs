@@ -83,6 +83,8 @@ pub struct IkeSa {
     spi_r: IkeSpi,
     local: SocketAddr,
     remote: SocketAddr,
+    /// Where the peer was, or was thought to be, at the very first.
+    first_remote: SocketAddr,
     keys: Option<Keys>,
     vendor: Vendor,
     nat: Nat,
@@ -103,6 +105,9 @@ pub struct IkeSa {
     children: Vec<Child>,
     /// Inbound SPIs that are allocated and no CHILD_SA yet.
     unborn: Vec<Spi>,
+    /// SPIs that the peer deleted and that we do not know: perhaps of the CHILD_SA that we wait to
+    /// hear of.
+    stillborn: Vec<u32>,
     /// When a half-open or dead IKE SA goes.
     expires: Option<Duration>,
     outputs: VecDeque<Output>,
@@ -163,6 +168,7 @@ impl IkeSa {
             spi_r: IkeSpi::ZERO,
             local,
             remote,
+            first_remote: remote,
             keys: None,
             vendor: Vendor::default(),
             nat: Nat::default(),
@@ -174,6 +180,7 @@ impl IkeSa {
             answered: None,
             children: Vec::new(),
             unborn: Vec::new(),
+            stillborn: Vec::new(),
             expires: None,
             outputs: VecDeque::new(),
         }
@@ -503,7 +510,7 @@ impl IkeSa {
             && header.exchange == ExchangeType::IKE_SA_INIT
             && header.spi_r.is_zero()
             && header.spi_i == self.spi_i
-            && remote == self.remote
+            && remote == self.first_remote
     }
 
     /// The CHILD_SAs, oldest first.
@@ -538,3 +545,6 @@ fn unknown_critical(payloads: &[Payload]) -> Option<PayloadType> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;
