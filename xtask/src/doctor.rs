@@ -150,7 +150,7 @@ impl Doctor {
         );
         // In a network namespace of its own, gone with the command.
         for (name, script) in [
-            ("veth", "ip link add a type veth peer name b"),
+            ("veth", "ip link add v0 type veth peer name v1"),
             (
                 "masquerade",
                 "nft 'table ip t { chain c { type nat hook postrouting priority 100; masquerade; }; }'",

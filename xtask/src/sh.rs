@@ -1,7 +1,9 @@
 //! Running programs, and telling the person in front of the screen about it.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     fs::File,
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
@@ -49,12 +51,16 @@ pub fn need_root(what: &str) -> Result<()> {
     bail!("{what} needs root (network namespaces, XDP, apt): run the same command as root")
 }
 
+/// The PATH with Debian's sbin, home of ip, nft and ethtool, which a plain `su` leaves out.
+pub fn path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
 /// Where `tool` is on the PATH.
 pub fn find(tool: &str) -> Option<PathBuf> {
-    // Debian keeps ip, nft and ethtool in sbin, which su leaves out of the PATH.
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
+    env::split_paths(&path())
         .map(|dir| dir.join(tool))
         .find(|file| file.is_file())
 }

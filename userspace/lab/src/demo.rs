@@ -65,7 +65,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut report = Report::of(&options.settings);
     print!("{}", picture(options.settings.encap));
     if let Err(error) = in_lab(options, &logs, &mut report) {
-        report.failures.push(format!("{error:#}"));
+        report.failures.insert(0, format!("{error:#}"));
     }
     let _ = fs::remove_file(logs.join("file"));
     report.ok = report.failures.is_empty();
