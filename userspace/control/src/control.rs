@@ -224,7 +224,7 @@ impl Control {
             .connections
             .iter()
             .filter_map(|c| self.connection_timeout(c));
-        let shut_down = self.shut_down.filter(|_| !self.sessions.is_empty());
+        let shut_down = self.shut_down.filter(|t| *t < Duration::MAX);
         sessions
             .chain(tunnels)
             .chain(connections)

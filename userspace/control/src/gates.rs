@@ -104,6 +104,7 @@ impl Control {
                 counters,
                 rekey_at: rekeys.then(|| now + soft),
                 expires_at: now + config.life_time,
+                deleting: false,
             },
         );
         debug!(
@@ -192,9 +193,11 @@ impl Control {
 
     /// Deletes an epoch at the peer, or just here if there is nobody to tell.
     pub(crate) fn delete_epoch(&mut self, now: Duration, at: usize, epoch: EpochId) {
-        let Some(spi) = self.tunnels[at].epochs.get(&epoch).map(|e| e.spi_in) else {
+        let Some(e) = self.tunnels[at].epochs.get_mut(&epoch) else {
             return;
         };
+        e.deleting = true;
+        let spi = e.spi_in;
         let asked = self
             .session_of(at, epoch)
             .and_then(|id| self.with_ike(now, id, |sa, cx| sa.delete_child(spi, cx)));
@@ -464,7 +467,8 @@ impl Control {
         for (id, lives) in usable.iter().zip(lives) {
             let needed = |t: &Tunnel| {
                 let asked = t.requested.is_some_and(|(of, _)| of == *id);
-                let drains = t.epochs.values().any(|e| e.session == Some(*id));
+                let mut epochs = t.epochs.values();
+                let drains = epochs.any(|e| e.session == Some(*id) && !e.deleting);
                 // A client waits until all is drained; a server may wait for a client that restarted.
                 asked || (drains && t.gate.config().role == Role::Client)
             };
@@ -497,7 +501,7 @@ impl Control {
                 self.drain_session(now, id);
             }
         }
-        if self.sessions.is_empty() {
+        if self.sessions.values().all(|s| s.over) {
             for at in 0..self.tunnels.len() {
                 for epoch in self.tunnels[at].epochs.keys().copied().collect::<Vec<_>>() {
                     self.gate(

@@ -410,6 +410,9 @@ impl Control {
         if reason == Reason::Timeout {
             self.orphan(now, id);
         }
+        if let Some(index) = index {
+            self.finish_terminations(index);
+        }
         self.event(ControlEvent::IkeDown {
             connection,
             reason: reason.to_string(),
@@ -477,12 +480,18 @@ impl Control {
         }
         if let Some(index) = session.connection {
             self.dirty_connections.insert(index);
-            let others = self.sessions.values().any(|s| s.connection == Some(index));
-            if !others {
-                for ticket in core::mem::take(&mut self.connections[index].waiters) {
-                    self.event(ControlEvent::Finished { ticket });
-                }
-            }
+            self.finish_terminations(index);
+        }
+    }
+
+    /// Tells those who wait for a connection to go down that it is.
+    fn finish_terminations(&mut self, index: usize) {
+        let mut sessions = self.sessions.values();
+        if sessions.any(|s| s.connection == Some(index) && !s.over) {
+            return;
+        }
+        for ticket in core::mem::take(&mut self.connections[index].waiters) {
+            self.event(ControlEvent::Finished { ticket });
         }
     }
 

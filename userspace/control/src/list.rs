@@ -23,6 +23,7 @@ impl Control {
             ike_sas: self
                 .sessions
                 .values()
+                .filter(|s| !s.over)
                 .map(|s| self.ike_view(s, now))
                 .collect(),
             tunnels: (0u32..)

@@ -95,6 +95,8 @@ pub(crate) struct Epoch {
     pub(crate) counters: Arc<SaCounters>,
     pub(crate) rekey_at: Option<Duration>,
     pub(crate) expires_at: Duration,
+    /// Its Delete was asked for.
+    pub(crate) deleting: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
