@@ -1,8 +1,12 @@
 //! The fixture table in the kernel, by BPF_PROG_TEST_RUN, loaded by aya and by libbpf.
 //!
 //! Needs root and the embedded objects: `cargo xtask test`.
+#![allow(clippy::print_stderr)]
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::{
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::{Arc, Mutex},
+};
 
 use aya::{
     EbpfLoader,
@@ -32,31 +36,68 @@ trait Kernel {
     fn bind(&mut self, socket: &OwnedFd);
 }
 
-struct ByAya(
-    aya::Ebpf,
-    Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-);
+type Logger = aya_log::EbpfLogger<Collector>;
+
+struct ByAya {
+    ebpf: aya::Ebpf,
+    // Its map must stay open until the program is loaded.
+    logger: Option<Logger>,
+    messages: Collector,
+}
+
+/// What the program has logged.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<String>>>);
+
+impl log::Log for Collector {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut messages = self.0.lock().expect("one thread");
+        messages.push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
 
 impl ByAya {
     fn load(object: &[u8]) -> Self {
+        Self::load_logging(object, log::LevelFilter::Off)
+    }
+
+    fn load_logging(object: &[u8], level: log::LevelFilter) -> Self {
         let mut ebpf = EbpfLoader::new()
+            .override_global(aya_log::LEVEL, &(level as u8), false)
             .load(object)
             .expect("aya loads the object");
-        let logger = aya_log::EbpfLogger::init(&mut ebpf).ok();
+        let messages = Collector::default();
+        let logger = Logger::init_with_logger(&mut ebpf, messages.clone()).ok();
         let map = ebpf.map_mut(maps::ADDRESSES).expect("ADDRESSES");
         let mut map: AyaHashMap<_, AddressKey, u32> = map.try_into().expect("a hash map");
         for key in our_keys() {
             map.insert(key, 1, 0).expect("room for an address");
         }
-        let mut loaded = Self(ebpf, logger);
+        let mut loaded = Self {
+            ebpf,
+            logger,
+            messages,
+        };
         for role in [Role::Outer, Role::Inner] {
             loaded.program(role).load().expect("the verifier agrees");
         }
         loaded
     }
 
+    /// What was logged since the last call.
+    fn messages(&mut self) -> Vec<String> {
+        self.logger.as_mut().expect("an object that logs").flush();
+        std::mem::take(&mut self.messages.0.lock().expect("one thread"))
+    }
+
     fn program(&mut self, role: Role) -> &mut Xdp {
-        self.0
+        self.ebpf
             .program_mut(name(role))
             .expect("program")
             .try_into()
@@ -77,14 +118,14 @@ impl Kernel for ByAya {
     }
 
     fn count(&self, verdict: Verdict) -> Count {
-        let map = self.0.map(maps::COUNTERS).expect("COUNTERS");
+        let map = self.ebpf.map(maps::COUNTERS).expect("COUNTERS");
         let map: PerCpuArray<_, Count> = map.try_into().expect("a per-CPU array");
         let counts = map.get(&verdict.index(), 0).expect("in bounds");
         sum(counts.iter().copied())
     }
 
     fn bind(&mut self, socket: &OwnedFd) {
-        let map = self.0.map_mut(maps::SOCKETS).expect("SOCKETS");
+        let map = self.ebpf.map_mut(maps::SOCKETS).expect("SOCKETS");
         let mut map: XskMap<_> = map.try_into().expect("an XSKMAP");
         map.set(0, socket.as_raw_fd(), 0).expect("an AF_XDP socket");
     }
@@ -240,6 +281,49 @@ fn libbpf_with_socket() {
     let socket = socket();
     kernel.bind(&socket);
     run_table(&mut kernel, true);
+}
+
+/// A frame of the table by its name.
+fn frame(name: &str) -> Vec<u8> {
+    let it = fixtures().into_iter().find(|it| it.name == name);
+    it.expect("in the table").frame
+}
+
+#[test]
+fn rare_events_are_logged_ever_more_rarely() {
+    let object = object::logging().expect("object");
+    let mut loaded = ByAya::load_logging(object, log::LevelFilter::Debug);
+    for _ in 0..1000 {
+        loaded.run(Role::Outer, &frame("ipv4 total length beyond the frame"));
+    }
+    let malformed = loaded.messages();
+    assert_eq!(malformed[0], "DEBUG malformed, 1 packets so far");
+    // 1, 2, 4, ... 512 on each CPU that had a turn.
+    assert!((9..100).contains(&malformed.len()), "{malformed:?}");
+
+    loaded.run(Role::Outer, &frame("ipv4 esp"));
+    loaded.run(Role::Outer, &frame("ipv6 esp after seven headers"));
+    let [no_socket, chain] = &loaded.messages()[..] else {
+        panic!("two rare events")
+    };
+    assert_eq!(no_socket, "INFO queue 0 has no socket, 1 packets so far");
+    assert!(chain.contains("IPv6 extension headers"), "{chain}");
+    loaded.run(Role::Outer, &frame("ipv4 tcp"));
+    assert!(
+        loaded.messages().is_empty(),
+        "the kernel's packets are not our events"
+    );
+}
+
+#[test]
+fn the_log_level_is_set_at_load() {
+    let object = object::logging().expect("object");
+    for (level, expected) in [(log::LevelFilter::Info, 1), (log::LevelFilter::Off, 0)] {
+        let mut loaded = ByAya::load_logging(object, level);
+        loaded.run(Role::Outer, &frame("ethernet header alone, ipv4"));
+        loaded.run(Role::Outer, &frame("ipv4 esp"));
+        assert_eq!(loaded.messages().len(), expected, "{level}");
+    }
 }
 
 /// The verifier's walk is far from its limit of a million instructions, and does not grow unseen.
