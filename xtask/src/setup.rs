@@ -29,7 +29,6 @@ const BUILD: &[Package] = &[
     ("pkg-config", "finds libelf and zlib for libbpf"),
     ("libelf-dev", "libbpf reads ELF with it"),
     ("zlib1g-dev", "libelf needs it"),
-    ("ca-certificates", "cargo fetches crates over HTTPS"),
 ];
 const DEMO: &[Package] = &[
     ("iproute2", "ip and tc: namespaces, links, routes, queues"),
