@@ -271,8 +271,8 @@ impl<O: Port, I: Port> Worker<O, I> {
         }
     }
 
-    /// Tells the handle what only the worker knows.
-    pub(crate) fn publish(&self) {
+    /// Tells the handle what only the worker knows; a worker with a thread does so by itself.
+    pub fn publish(&self) {
         self.shared.publish(Vitals {
             frames: self.census(),
             copied: self.pipeline.copied(),
