@@ -7,9 +7,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::DaemonSettings;
 
+/// Libraries whose DEBUG is about themselves. A filter that names them still gets it.
+const QUIET: &str = "aya=warn,aya_obj=warn,netlink_proto=warn,netlink_packet_route=warn";
+
 /// From here on, for the whole process.
 pub fn init(settings: &DaemonSettings) -> Result<()> {
-    let filter = EnvFilter::try_new(&settings.log).context("daemon.log")?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.log)).context("daemon.log")?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

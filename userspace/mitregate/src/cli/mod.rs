@@ -124,7 +124,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// Configuration file (TOML).
-    #[arg(short, long = "config", value_name = "FILE")]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: PathBuf,
 }
 
