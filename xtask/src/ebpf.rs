@@ -73,6 +73,8 @@ impl Compiler {
             Self::Debian => Command::new(debian),
             Self::Nightly => {
                 let mut command = Command::new("rustup");
+                // rustup would add one to every error.
+                command.env("RUST_BACKTRACE", "0");
                 command.args(["run", NIGHTLY, rustup]);
                 command
             }
@@ -126,10 +128,12 @@ pub fn choose() -> Result<Toolchain> {
 
 /// What the chosen path needs by apt.
 pub fn packages() -> &'static [Package] {
-    if Compiler::Nightly.inspect().is_ok() && Compiler::Debian.inspect().is_err() {
-        return &[];
+    if Compiler::Debian.inspect().is_ok() {
+        return DEBIAN;
     }
-    if apt_offers(DEBIAN[0].0) { DEBIAN } else { &[] }
+    // Not where the nightly is there already, nor where apt has no such package.
+    let wanted = Compiler::Nightly.inspect().is_err() && apt_offers(DEBIAN[0].0);
+    if wanted { DEBIAN } else { &[] }
 }
 
 fn apt_offers(package: &str) -> bool {

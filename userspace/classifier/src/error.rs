@@ -51,8 +51,8 @@ pub enum Error {
     },
     /// The kernel refused the program.
     #[error(
-        "{interface}: the kernel's verifier refused the program ({source}): kernel 5.18 or newer is \
-         needed; its log:\n{log}"
+        "{interface}: the kernel's verifier refused the program ({source}): it is tested \
+         with kernels 6.1 and 6.18; its log:\n{log}"
     )]
     Verifier {
         /// Its name.

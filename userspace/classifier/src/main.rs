@@ -5,6 +5,7 @@
 
 use std::{
     fs::File,
+    io::Write as _,
     net::IpAddr,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
@@ -105,7 +106,8 @@ fn attach(load: Load) -> Result<()> {
     enter(load.device.netns.as_deref())?;
     let mut addresses = load.address;
     if addresses.is_empty() && matches!(load.role, Side::Outer) {
-        addresses = addresses_of(interface).context("give our outer addresses by --address")?;
+        addresses = addresses_of(interface)
+            .with_context(|| format!("cannot find out the addresses of {interface} (--address)"))?;
     }
     let config = LoadConfig {
         role: match load.role {
@@ -170,10 +172,17 @@ fn addresses_of(interface: &str) -> Result<Vec<IpAddr>> {
 }
 
 fn print(status: &Status, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(status)?);
-        return Ok(());
-    }
+    let text = if json {
+        serde_json::to_string_pretty(status)? + "\n"
+    } else {
+        table(status)
+    };
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot print")
+}
+
+fn table(status: &Status) -> String {
     let Status {
         interface,
         role,
@@ -181,17 +190,19 @@ fn print(status: &Status, json: bool) -> Result<()> {
         program_id,
         ..
     } = status;
-    println!("{interface}: {role} classifier, {mode} mode, program {program_id}");
-    println!("{:<20} {:>14} {:>14}", "verdict", "packets", "no socket");
-    for (verdict, count) in status.counters.iter() {
-        if count.packets > 0 {
-            println!(
-                "{:<20} {:>14} {:>14}",
-                verdict.label(),
-                count.packets,
-                count.no_socket
-            );
-        }
+    let mut text = format!("{interface}: {role} classifier, {mode} mode, program {program_id}\n");
+    text += &format!("{:<20} {:>14} {:>14}\n", "verdict", "packets", "no socket");
+    for (verdict, count) in status
+        .counters
+        .iter()
+        .filter(|(_, count)| count.packets > 0)
+    {
+        text += &format!(
+            "{:<20} {:>14} {:>14}\n",
+            verdict.label(),
+            count.packets,
+            count.no_socket
+        );
     }
-    Ok(())
+    text
 }

@@ -198,10 +198,19 @@ fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(BPF_FS_MAGIC))
 }
 
-/// Whether mounts made here are seen by nobody else.
+/// Whether mounts made here vanish with us: some process above us has a mount namespace of its own.
 fn has_private_mounts() -> bool {
-    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
-    matches!((namespace("thread-self"), namespace("1")), (Ok(own), Ok(first)) if own != first)
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let parent = |pid: &String| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        Some(line.trim().to_owned()).filter(|pid| pid != "0")
+    };
+    let own = namespace("self");
+    std::iter::successors(Some("self".to_owned()), parent)
+        // Of those that we may look at.
+        .filter_map(|pid| namespace(&pid))
+        .any(|other| Some(other) != own)
 }
 
 fn drop_empty_bpffs() {

@@ -417,6 +417,20 @@ fn the_command_loads_shows_and_unloads() {
             String::from_utf8_lossy(&text).into_owned(),
         )
     };
+    if !was_there {
+        // Its mounts are gone with the command, and the pins with them.
+        let mut private = Command::new("ip");
+        private.args([
+            "netns",
+            "exec",
+            &lab.us,
+            env!("CARGO_BIN_EXE_mitregate-xdp"),
+        ]);
+        let out = private.args(["load", "--dev", "wan"]).output();
+        let out = out.expect("iproute2");
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && text.contains("--netns"), "{text}");
+    }
     let (ok, text) = run(&["load"]);
     assert!(
         ok && text.contains("native") && text.contains("192.0.2.1"),
