@@ -289,3 +289,37 @@ pub trait Directory: Send + Sync {
         local_id: Option<&Identity>,
     ) -> Option<Arc<IkeConfig>>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_as_swanctl_writes_them() {
+        for (text, kind, shown) in [
+            ("192.0.2.1", IdType::IPV4_ADDR, "192.0.2.1"),
+            ("2001:db8::1", IdType::IPV6_ADDR, "2001:db8::1"),
+            ("client@lab", IdType::RFC822_ADDR, "client@lab"),
+            ("gw.example.org", IdType::FQDN, "gw.example.org"),
+            ("@gw.example.org", IdType::FQDN, "gw.example.org"),
+            ("@user@host", IdType::FQDN, "@user@host"),
+            ("@#00FFa0", IdType::KEY_ID, "@#00ffa0"),
+        ] {
+            let id: Identity = text.parse().unwrap();
+            assert_eq!((id.kind(), id.to_string().as_str()), (kind, shown));
+            assert_eq!(shown.parse::<Identity>().unwrap(), id);
+            assert_eq!(Identity::from(&id.to_payload()), id);
+        }
+        for bad in ["", "@", "@#", "@#abc", "@#zz", &"x".repeat(2000)] {
+            assert!(bad.parse::<Identity>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_peers_identity_cannot_draw_on_the_terminal() {
+        let id = Identity::new(IdType::FQDN, b"a\x1b[2J\n".to_vec());
+        assert_eq!(id.to_string(), "a\\x1b[2J\\n");
+        let odd = Identity::new(IdType::IPV4_ADDR, vec![1, 2, 3]);
+        assert_eq!(odd.to_string(), "@#010203");
+    }
+}

@@ -169,3 +169,109 @@ impl Keys {
         line
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::hex;
+    use crate::proposal::Group;
+
+    /// NIST's ACVP server, unit test "IKEv2 SHA2-256" of its IKEv2 KDF (SP 800-135): the head of
+    /// each key stream.
+    #[test]
+    fn nist_known_answer() {
+        let nonces = Nonces {
+            i: hex(
+                "0a58fea9c1d4fee2e74e1aad6fb02dd5f318eb127465a112be8dc3c04d5dba62eae708f9dc1b2362
+                 afd6ba4bda3cf5000f4979fbcbadbcfda9291593829c4e905c21db0c2ee15175ce77a8a0dadf25c7
+                 f175bc53fd91b636a9b3c50b203de9b9d6dc463dcb4048f101e26498ceaed3afbcd931394a7e0993
+                 92dfff82e5d6fa85c2e8a8ab90ad363a66795dc32798847e405acd87988140f973058917273a6b0b
+                 afb962c75e2b1a21e79c08beeb82168bf8b4b57f3dce867bf7862a7b8acbc21be838021913daf643
+                 40c055ed17aaf7b6e1d0ca33ae890ddbdb83f4e615aad5e3bff58c3db70bac81a0dfbabe5391fc62
+                 bca4659e22a0741e01d8d06e67d9bb41",
+            ),
+            r: hex(
+                "e4fdfa68df6171d9eaff8b7b5ad31e7c6098d259f3397c9854cbefe7449b0864c1df16ddece8b265
+                 67560f8d59182a44c19149c2d0d72606a160021ade3d23c7c6936c91a4b6bec37adf38cfc84b851c
+                 68dcee06f81306f63abbefc07e231e3058c49437a557df617eac01663593d2a3e594699284c0a35e
+                 ae6931492ccb2a43db72a600a3899205d681d2b76b1280e456339bb10e0c584aecfdae31c77a4c40
+                 dbcb345f782ac32835d4c220c1e97254ded6a40075dd717b00b69c86a49e801773026536ae02d58a
+                 649827f1ba67610ee936dffd11c9d5a9156631916a0a0046ec0ba42f56f2a18de83d5d71a985b0cc
+                 9eec2c06b3d907ca58454419f374069d",
+            ),
+        };
+        let shared = hex("9d469de41b4739c7dd01f19aa94f17e48150ae9dbede94832142db19");
+        let shared_new = hex("c2987b0767006c3b9aea491bfed1646a3d7194639492b8d45b23b383");
+        let spi = |digits| IkeSpi(hex(digits).try_into().unwrap());
+        let suite = IkeSuite {
+            cipher: CipherSuite::Aes256Gcm16,
+            prf: Prf::HmacSha256,
+            group: Group::Curve25519,
+        };
+        let keys = KeySchedule::derive(
+            suite,
+            &shared,
+            &nonces,
+            spi("c8de93111750e409"),
+            spi("32d51b33508997fa"),
+        );
+        let stream = [
+            keys.sk_d.as_slice(),
+            &keys.sk_ei,
+            &keys.sk_er,
+            &keys.sk_pi,
+            &keys.sk_pr,
+        ]
+        .concat();
+        let dkm = hex(
+            "bc83518f63b762874ac57947cdfae33a8d9724df0b83ee4b6df38c23fc2ad829f4d70b5a68dd1f5a
+             52416f09758638aedf919c09a17c5298cdb703bb75b1005cba0109739aaa4efd2fe7534c95ad05e5
+             46e4419931270eddcab68ac1589d7fde47f5b9e8d5b614cb24ec3caf515497a9e99ee6f1b318ff15
+             3b539ef071dcaff9b41945dcb780700d69e5dc888a91de195c52825badfd0ab4c33cec71ab5c2b4b
+             adefe545",
+        );
+        assert_eq!(stream.len(), 3 * 32 + 2 * 36);
+        assert_eq!(stream[..164], dkm);
+
+        let (i, r) = keys.child(CipherSuite::Aes256Gcm16, None, &nonces).unwrap();
+        let child = hex(
+            "c725012285d56e53244a9baaaf95abfca543708d333a3f3a86ba660e00edd4d489bcd631819fda04
+             13382edd9f53d1ed718e056c2ad91d38de90f06cd434de70141d051c021e7ddd",
+        );
+        assert_eq!([i.expose_keymat(), r.expose_keymat()].concat(), child);
+
+        let (i, r) = keys
+            .child(CipherSuite::Aes256Gcm16, Some(&shared_new), &nonces)
+            .unwrap();
+        let child = hex(
+            "140a1f2a3c94318ece6edfa8c63f37d8d45982de8b6cbfe34011150db0253e34de3796d4aa579954
+             a0bbf234794eb6e7ece2a8f91100f5507df4ee8e66c7813d4c0ff64d484a3494",
+        );
+        assert_eq!([i.expose_keymat(), r.expose_keymat()].concat(), child);
+    }
+
+    #[test]
+    fn the_two_sides_prove_different_things() {
+        let nonces = Nonces {
+            i: vec![1; 32],
+            r: vec![2; 32],
+        };
+        let suite = IkeSuite {
+            cipher: CipherSuite::ChaCha20Poly1305,
+            prf: Prf::HmacSha384,
+            group: Group::Ecp256,
+        };
+        let keys = KeySchedule::derive(suite, &[3; 32], &nonces, IkeSpi([4; 8]), IkeSpi([5; 8]));
+        let base = keys.psk_auth(Side::Initiator, b"psk", b"message", b"nonce", b"id");
+        assert_eq!(base.len(), 48);
+        for other in [
+            keys.psk_auth(Side::Responder, b"psk", b"message", b"nonce", b"id"),
+            keys.psk_auth(Side::Initiator, b"PSK", b"message", b"nonce", b"id"),
+            keys.psk_auth(Side::Initiator, b"psk", b"Message", b"nonce", b"id"),
+            keys.psk_auth(Side::Initiator, b"psk", b"message", b"Nonce", b"id"),
+            keys.psk_auth(Side::Initiator, b"psk", b"message", b"nonce", b"ID"),
+        ] {
+            assert_ne!(*base, *other);
+        }
+    }
+}

@@ -521,3 +521,6 @@ impl IkeProposal {
             && self.groups.contains(&suite.group)
     }
 }
+
+#[cfg(test)]
+mod tests;

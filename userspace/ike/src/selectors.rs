@@ -66,3 +66,98 @@ pub(crate) fn within(answer: &[TrafficSelector], offered: &[TrafficSelector]) ->
             .iter()
             .all(|narrow| offered.iter().any(|wide| wide.contains(narrow)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn list(text: &str) -> Vec<TrafficSelector> {
+        text.split(',').map(|ts| ts.parse().unwrap()).collect()
+    }
+
+    fn text(list: &[TrafficSelector]) -> String {
+        list.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    #[test]
+    fn narrowing() {
+        for (offered, ours, expected) in [
+            ("10.0.0.0/8", "10.1.0.0/16", "10.1.0.0/16"),
+            ("10.1.0.0/16", "10.0.0.0/8", "10.1.0.0/16"),
+            (
+                "10.0.0.0/8,fd00::/8",
+                "fd00:1::/32,10.2.0.0/16",
+                "10.2.0.0/16,fd00:1::/32",
+            ),
+            (
+                "10.0.0.0-10.0.0.9",
+                "10.0.0.5-10.0.0.20",
+                "10.0.0.5-10.0.0.9",
+            ),
+            (
+                "10.0.0.0/8[tcp]",
+                "0.0.0.0/0[tcp/80-90]",
+                "10.0.0.0/8[tcp/80-90]",
+            ),
+            ("10.0.0.0/8[udp]", "0.0.0.0/0[tcp]", ""),
+            // What a wider one covers is left out, whichever comes first.
+            ("10.1.1.1/32,10.0.0.0/8", "0.0.0.0/0", "10.0.0.0/8"),
+            ("10.0.0.0/8,10.1.1.1/32", "0.0.0.0/0", "10.0.0.0/8"),
+            ("10.0.0.0/8", "10.0.0.0/8,10.1.0.0/16", "10.0.0.0/8"),
+            ("192.0.2.0/24", "198.51.100.0/24", ""),
+        ] {
+            assert_eq!(
+                text(&narrow(&list(offered), &list(ours))),
+                expected,
+                "{offered} {ours}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_may_be_narrower_but_not_wider_nor_empty() {
+        let offered = list("10.0.0.0/8,fd00::/16[tcp]");
+        assert!(within(&list("10.1.0.0/16"), &offered));
+        assert!(within(&list("fd00::1/128[tcp/22],10.0.0.0/8"), &offered));
+        assert!(!within(&list("fd00::1/128"), &offered));
+        assert!(!within(&list("10.1.0.0/16,11.0.0.0/8"), &offered));
+        assert!(!within(&[], &offered));
+    }
+
+    #[test]
+    fn a_peer_cannot_make_it_long() {
+        let many: Vec<_> = (0..=255_u8)
+            .map(|byte| TrafficSelector::from_address([10, 0, 0, byte].into()))
+            .collect();
+        assert_eq!(narrow(&many, &list("0.0.0.0/0")).len(), MAX_NARROWED);
+    }
+
+    proptest! {
+        #[test]
+        fn narrowing_is_what_both_allow(
+            offered in proptest::collection::vec(range(), 1..5),
+            ours in proptest::collection::vec(range(), 1..5),
+            address: u8,
+        ) {
+            let common = narrow(&offered, &ours);
+            let address = [10, 0, 0, address].into();
+            let allows = |list: &[TrafficSelector]| {
+                list.iter().any(|ts| ts.matches(17, address, Some(9)))
+            };
+            prop_assert_eq!(allows(&common), allows(&offered) && allows(&ours));
+            prop_assert!(common.is_empty() || within(&common, &offered) && within(&common, &ours));
+            prop_assert_eq!(from_wire(&to_wire(&common)), common);
+        }
+    }
+
+    fn range() -> impl Strategy<Value = TrafficSelector> {
+        (0_u8..=255, 0_u8..=255).prop_map(|(a, b)| {
+            let address = |byte| [10, 0, 0, byte].into();
+            TrafficSelector::new(0, 0..=u16::MAX, address(a.min(b)), address(a.max(b))).unwrap()
+        })
+    }
+}

@@ -185,3 +185,6 @@ fn emit_u16_len(out: &mut [u8], at: usize, start: usize) -> Result<(), ParseErro
     out[at..at + 2].copy_from_slice(&len.to_be_bytes());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -201,7 +201,7 @@ fn replays_change_nothing() {
         logs[CLIENT].len()
     );
     world.assert_agree();
-    world.call(SERVER, |sa, cx| sa.check_liveness(cx));
+    world.call(SERVER, IkeSa::check_liveness);
     world.settle();
     assert!(world.heard(SERVER, "alive"));
 }
@@ -214,7 +214,7 @@ fn unprotected_notifies_tear_nothing_down() {
         let sa = &world.hosts[CLIENT].sas[0];
         (sa.local_spi(), sa.remote_spi())
     };
-    world.call(CLIENT, |sa, cx| sa.check_liveness(cx));
+    world.call(CLIENT, IkeSa::check_liveness);
     world.net.clear();
     for kind in (0..64).chain(16384..16400) {
         for response in [false, true] {
@@ -411,7 +411,7 @@ fn an_unknown_critical_payload_is_refused_alone() {
         body: vec![],
     };
     for exchange in [ExchangeType::INFORMATIONAL, ExchangeType::CREATE_CHILD_SA] {
-        let answer = request(&mut world, exchange, &[unknown.clone()]);
+        let answer = request(&mut world, exchange, std::slice::from_ref(&unknown));
         assert_eq!(
             only_notify(&answer),
             NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD

@@ -198,7 +198,7 @@ fn several_children() {
     world.settle();
     world.assert_agree();
     assert_eq!(world.hosts[CLIENT].installed.len(), 3);
-    world.call(SERVER, |sa, cx| sa.close(cx));
+    world.call(SERVER, IkeSa::close);
     world.settle();
     world.assert_nothing_left();
 }
@@ -222,7 +222,7 @@ fn close_from_either_side_and_from_both() {
     for hosts in [&[CLIENT][..], &[SERVER], &[CLIENT, SERVER]] {
         let mut world = Setup::new().connected(38);
         for host in hosts {
-            world.call(*host, |sa, cx| sa.close(cx));
+            world.call(*host, IkeSa::close);
         }
         world.settle();
         for host in [CLIENT, SERVER] {
@@ -242,7 +242,7 @@ fn close_before_it_stands() {
             assert!(world.step(Duration::MAX));
         }
         if !world.hosts[CLIENT].sas.is_empty() {
-            world.call(CLIENT, |sa, cx| sa.close(cx));
+            world.call(CLIENT, IkeSa::close);
         }
         world.settle();
         world.assert_nothing_left();
@@ -259,7 +259,7 @@ fn abandon_leaves_nothing_and_says_nothing() {
         }
         let sent = world.sent;
         let installed: Vec<Spi> = world.hosts[CLIENT].installed.keys().copied().collect();
-        world.call(CLIENT, |sa, cx| sa.abandon(cx));
+        world.call(CLIENT, IkeSa::abandon);
         assert_eq!(world.sent, sent);
         // What stood is the caller's to remove.
         assert!(world.hosts[CLIENT].spis.used.iter().eq(&installed));
@@ -286,7 +286,7 @@ fn a_dead_peer_leaves_orphans() {
     let mut world = Setup::new().connected(42);
     world.hosts[SERVER].sas.clear();
     world.faults.loss = 100;
-    world.call(CLIENT, |sa, cx| sa.check_liveness(cx));
+    world.call(CLIENT, IkeSa::check_liveness);
     world.settle();
     assert_eq!(world.log(CLIENT)[2..], ["closed: peer does not answer"]);
     // G4: the caller decides what becomes of the CHILD_SA.
@@ -299,7 +299,7 @@ fn a_dead_peer_leaves_orphans() {
 fn a_peer_that_forgot_everything_says_so_and_is_not_believed() {
     let mut world = Setup::new().connected(43);
     world.hosts[SERVER].sas.clear();
-    world.call(CLIENT, |sa, cx| sa.check_liveness(cx));
+    world.call(CLIENT, IkeSa::check_liveness);
     world.run_for(Duration::from_secs(10));
     // INVALID_IKE_SPI came in clear: anybody could have sent it.
     assert_eq!(world.log(CLIENT), ["established", "child net"]);
@@ -316,10 +316,10 @@ fn a_peer_that_forgot_everything_says_so_and_is_not_believed() {
 fn the_server_follows_a_client_behind_a_nat() {
     let mut world = Setup::new().nat().connected(44);
     world.nat_shift = 30_000;
-    world.call(CLIENT, |sa, cx| sa.check_liveness(cx));
+    world.call(CLIENT, IkeSa::check_liveness);
     world.settle();
     assert_eq!(world.log(SERVER)[2..], ["peer moved to 203.0.113.9:34500"]);
-    world.call(SERVER, |sa, cx| sa.check_liveness(cx));
+    world.call(SERVER, IkeSa::check_liveness);
     world.settle();
     assert!(world.heard(SERVER, "alive"));
 }
@@ -328,7 +328,7 @@ fn the_server_follows_a_client_behind_a_nat() {
 fn without_a_nat_nobody_is_followed() {
     let mut world = Setup::new().connected(45);
     world.nat = Some("203.0.113.9".parse().unwrap());
-    world.call(CLIENT, |sa, cx| sa.check_liveness(cx));
+    world.call(CLIENT, IkeSa::check_liveness);
     world.settle();
     assert!(world.heard(CLIENT, "alive"));
     assert!(!world.heard(SERVER, "peer moved"));

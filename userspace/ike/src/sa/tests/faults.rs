@@ -19,10 +19,10 @@ fn life(world: &mut World) {
         world.assert_agree();
         assert_eq!(world.hosts[host].installed.len(), 1);
     }
-    world.call(CLIENT, |sa, cx| sa.check_liveness(cx));
+    world.call(CLIENT, IkeSa::check_liveness);
     world.settle();
     assert!(world.heard(CLIENT, "alive"));
-    world.call(SERVER, |sa, cx| sa.close(cx));
+    world.call(SERVER, IkeSa::close);
     world.settle();
 }
 

@@ -422,7 +422,7 @@ fn the_ike_sa_survives_a_child_that_failed() {
         assert_eq!(world.log(CLIENT), ["established", failed.as_str()]);
         assert_eq!(world.hosts[SERVER].sas[0].state(), State::Established);
         world.assert_agree();
-        world.call(CLIENT, |sa, cx| sa.check_liveness(cx));
+        world.call(CLIENT, IkeSa::check_liveness);
         world.settle();
         assert!(world.heard(CLIENT, "alive"));
     }

@@ -283,7 +283,7 @@ impl World {
         result
     }
 
-    fn send(&mut self, from: usize, local: SocketAddr, remote: SocketAddr, bytes: Vec<u8>) {
+    fn send(&mut self, from: usize, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
         let (mut source, mut destination) = (local, remote);
         if let Some(public) = self.nat {
             if from == CLIENT {
@@ -318,7 +318,7 @@ impl World {
                 to: 1 - from,
                 source,
                 destination,
-                bytes: bytes.clone(),
+                bytes: bytes.to_vec(),
             });
         }
     }
@@ -347,7 +347,7 @@ impl World {
                 local,
                 remote,
                 message,
-            } => self.send(index, local, remote, message),
+            } => self.send(index, local, remote, &message),
             Output::Established(established) => {
                 host.log.push("established".into());
                 host.established.push(*established);
@@ -411,7 +411,7 @@ impl World {
                 let check = jar.check(source, bytes, self.now, &mut host.rng);
                 host.jar = Some(jar);
                 if let CookieCheck::Demand(reply) = check {
-                    return self.send(to, destination, source, reply);
+                    return self.send(to, destination, source, &reply);
                 }
             }
             let lookup = Arc::new(Lookup(host.config.clone()));
@@ -423,7 +423,7 @@ impl World {
                 Err(rejected) => {
                     self.hosts[to].rejected.push(rejected.reason);
                     if let Some(reply) = rejected.reply {
-                        self.send(to, destination, source, reply);
+                        self.send(to, destination, source, &reply);
                     }
                 }
             }
