@@ -1,0 +1,145 @@
+//! IKE_SA_INIT, where nothing is authenticated yet: arbitrary bytes to a responder, to its cookies
+//! and to an initiator that waits. Nothing panics, nothing gets established, no SPI leaks, and
+//! what is sent back is a response and can be parsed.
+#![no_main]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use mitregate_ike::{
+    Announce, ChildConfig, CookieCheck, CookieJar, Ctx, Directory, EncapMode, Identity, IkeConfig,
+    IkeSa, Output, Psk, Retransmit, SpiAllocator, State,
+};
+use mitregate_wire::esp::Spi;
+use mitregate_wire::ike::{HEADER_LEN, Message};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{CryptoRng, SeedableRng};
+
+struct Spis(usize);
+
+impl SpiAllocator for Spis {
+    fn allocate(&mut self, rng: &mut dyn CryptoRng) -> Option<Spi> {
+        self.0 += 1;
+        Spi::new(rng.next_u32() | 0x100)
+    }
+
+    fn release(&mut self, _: Spi) {
+        self.0 -= 1;
+    }
+}
+
+struct One(Arc<IkeConfig>);
+
+impl Directory for One {
+    fn by_address(&self, _: SocketAddr, _: SocketAddr) -> Vec<Arc<IkeConfig>> {
+        vec![self.0.clone()]
+    }
+
+    fn by_identity(
+        &self,
+        _: SocketAddr,
+        _: SocketAddr,
+        _: &Identity,
+        _: Option<&Identity>,
+    ) -> Option<Arc<IkeConfig>> {
+        Some(self.0.clone())
+    }
+}
+
+fn config() -> Arc<IkeConfig> {
+    let any = || vec!["0.0.0.0/0".parse().unwrap()];
+    Arc::new(IkeConfig {
+        name: "fuzz".into(),
+        local_id: "us".parse().unwrap(),
+        remote_id: None,
+        psk: Psk::new(b"secret".to_vec().into()),
+        proposals: vec![
+            "aes256gcm16-chacha20poly1305-prfsha256-prfsha384-x25519-ecp256"
+                .parse()
+                .unwrap(),
+        ],
+        children: vec![ChildConfig {
+            name: "net".into(),
+            esp_proposals: vec!["aes256gcm16".parse().unwrap()],
+            local_ts: any(),
+            remote_ts: any(),
+        }],
+        encap: EncapMode::Auto,
+        retransmit: Retransmit::default(),
+        announce: Announce::default(),
+    })
+}
+
+/// Drains; the last message sent.
+fn drain(sa: &mut IkeSa) -> Option<Vec<u8>> {
+    let mut last = None;
+    while let Some(output) = sa.poll_output() {
+        match output {
+            Output::Transmit { message, .. } => last = Some(message),
+            Output::Established(_) | Output::ChildEstablished(_) => panic!("without a key"),
+            _ => {}
+        }
+    }
+    last
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((choice, message)) = bytes.split_first() else {
+        return;
+    };
+    let local: SocketAddr = "192.0.2.1:500".parse().unwrap();
+    let remote: SocketAddr = "192.0.2.2:500".parse().unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(1);
+    let mut spis = Spis(0);
+    let now = Duration::from_secs(1);
+    let config = config();
+
+    let mut jar = CookieJar::new(now, &mut rng);
+    if let CookieCheck::Demand(reply) = jar.check(remote, message, now, &mut rng) {
+        assert!(Message::parse(&reply).unwrap().flags.response);
+    }
+
+    let mut cx = Ctx {
+        now,
+        rng: &mut rng,
+        spis: &mut spis,
+    };
+    if choice & 1 == 0 {
+        let directory = Arc::new(One(config));
+        match IkeSa::respond(directory, local, remote, message, &mut cx) {
+            Ok(mut sa) => {
+                let response = Message::parse(&drain(&mut sa).unwrap()).unwrap();
+                assert!(response.flags.response);
+                let _ = sa.handle_message(local, remote, message, &mut cx);
+                drain(&mut sa);
+                assert_eq!(sa.state(), State::Connecting);
+                sa.abandon(&mut cx);
+                drain(&mut sa);
+            }
+            Err(rejected) => {
+                let reply = rejected.reply.map(|reply| Message::parse(&reply).unwrap());
+                assert!(reply.is_none_or(|reply| reply.flags.response));
+            }
+        }
+    } else {
+        let mut sa = IkeSa::initiate(config, local, remote, &mut cx);
+        drain(&mut sa);
+        // With our SPI and the header of a response it comes further.
+        let mut message = message.to_vec();
+        if choice & 2 != 0 && message.len() >= HEADER_LEN {
+            message[..8].copy_from_slice(&sa.local_spi().0);
+            message[17..24].copy_from_slice(&[0x20, 34, 0x20, 0, 0, 0, 0]);
+            let len = u32::try_from(message.len()).unwrap();
+            message[24..28].copy_from_slice(&len.to_be_bytes());
+        }
+        for _ in 0..2 {
+            let _ = sa.handle_message(local, remote, &message, &mut cx);
+            drain(&mut sa);
+        }
+        sa.abandon(&mut cx);
+        drain(&mut sa);
+    }
+    assert_eq!(spis.0, 0, "an SPI leaked");
+});
