@@ -207,6 +207,7 @@ impl WorkerHandle {
     }
 
     /// Asks the worker for its vitals and waits at most 20 ms for them; older ones after that.
+    #[expect(clippy::disallowed_methods, reason = "the handle is the shell's")]
     pub fn vitals(&self) -> Vitals {
         let before = self.common.published.load(Ordering::Acquire);
         self.common.asked.store(true, Ordering::Relaxed);
@@ -276,6 +277,10 @@ where
 }
 
 /// Starts a worker on these ports, in a thread of its own.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where a worker gets its thread"
+)]
 pub fn spawn<O, I>(config: &WorkerConfig, ports: PortSet<O, I>) -> io::Result<WorkerHandle>
 where
     O: Port + Send + 'static,

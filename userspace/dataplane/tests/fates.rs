@@ -186,10 +186,10 @@ fn not_ours() {
 fn fragment() {
     let (mut rig, _) = client();
     rig.outer_in(&outer_frame_with(protocol::ESP, &[1; 64], |ip| {
-        ip.more_fragments = true
+        ip.more_fragments = true;
     }));
     rig.outer_in(&outer_frame_with(protocol::UDP, &[1; 64], |ip| {
-        ip.fragment_offset = 8
+        ip.fragment_offset = 8;
     }));
     rig.expect(&[(Fate::Fragment, 2)]);
 }

@@ -1,0 +1,75 @@
+//! That a worker neither allocates nor frees once it runs. Alone in its process, since every
+//! allocation of every thread is counted.
+
+mod common;
+
+use std::alloc::System;
+
+use common::*;
+use mitregate_dataplane::{Command, Epoch, Event, Fate};
+use mitregate_esp::{CipherSuite, EpochId, Provider};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[test]
+fn no_allocation_in_steady_state() {
+    for provider in Provider::ALL {
+        let (client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, UDP_ENCAP);
+        let mut client = Rig::client(Epoch::new(client));
+        let mut peer = Rig::new();
+        peer.add_tunnel(reversed(&client_selectors()), 8);
+        peer.install_and_activate(Epoch::new(gateway));
+        let inner = inner_frame(&up(&[7; 1000]));
+        let bad = outer_frame(50, &[9; 64]);
+        let mut between = [0; 2048];
+
+        let mut run = |times: usize| {
+            for _ in 0..times {
+                // A ping, data both held and not, and something to be dropped.
+                let mut payload = client.handle.buffer().unwrap();
+                assert!(payload.set(b"echo"));
+                let (tunnel, epoch) = (TUNNEL, EpochId(1));
+                client.send(Command::SendInner {
+                    tunnel,
+                    epoch,
+                    next_header: 144,
+                    payload,
+                });
+                client.send(Command::Hold { tunnel });
+                assert!(client.inner.inject(&inner));
+                client.round();
+                client.send(Command::Activate { tunnel, epoch });
+                assert!(client.inner.inject(&inner));
+                assert!(client.outer.inject(&bad));
+                client.round();
+                client.outer.drain(|frame| {
+                    let copy = &mut between[..frame.len()];
+                    copy.copy_from_slice(frame);
+                    assert!(peer.outer.inject(copy));
+                });
+                peer.round();
+                peer.inner.drain(|_| ());
+                while let Some(event) = client.handle.poll_event() {
+                    assert!(matches!(event, Event::DataWaiting { .. }));
+                }
+                while peer.handle.poll_event().is_some() {}
+            }
+        };
+        run(100);
+        let region = Region::new(ALLOCATOR);
+        run(1000);
+        let change = region.change();
+        assert_eq!(
+            (
+                change.allocations,
+                change.reallocations,
+                change.deallocations
+            ),
+            (0, 0, 0)
+        );
+        assert_eq!(peer.fate(Fate::Opened), 2200);
+        assert_eq!(peer.fate(Fate::ToControl), 1100);
+    }
+}
