@@ -143,6 +143,7 @@ impl Control {
     fn no_longer_wanted(&mut self, at: usize) {
         let tunnel = &mut self.tunnels[at];
         tunnel.wanted = false;
+        tunnel.requested = None;
         let index = tunnel.connection;
         self.connections[index].wants.remove(&at);
         for session in self.sessions.values_mut() {

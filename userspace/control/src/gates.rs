@@ -388,7 +388,7 @@ impl Control {
                 return None;
             }
             match tunnel.requested {
-                Some((_, deadline)) => (deadline < Duration::MAX).then_some(deadline),
+                Some((_, deadline)) => Some(deadline),
                 None => Some(tunnel.retry.at()),
             }
         });
@@ -428,6 +428,7 @@ impl Control {
 
         for n in 0..self.connections[index].tunnels.len() {
             let at = self.connections[index].tunnels[n];
+            let patience = self.patience(at);
             let tunnel = &mut self.tunnels[at];
             if !tunnel.wanted || tunnel.is_live() {
                 continue;
@@ -436,7 +437,7 @@ impl Control {
                 Some((_, deadline)) if deadline > now => continue,
                 Some((session, _)) => {
                     // Asked, and no answer: a new session beside it.
-                    tunnel.requested = Some((session, Duration::MAX));
+                    tunnel.requested = Some((session, now + patience));
                     self.connections[index].wants.insert(at);
                 }
                 None if !tunnel.retry.may(now) => {}

@@ -19,6 +19,9 @@ const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// RFC 3948 §2.3.
 const KEEPALIVE: [u8; 1] = [0xff];
 const NAT_T_PORT: u16 = 4500;
+/// A new IKE SA that takes more than this many times the first wait of IKE's retransmissions is given up
+/// for a fresh one: the responder may have restarted half-way, or a NAT may hold on to the old one.
+const CONNECT_PATIENCE: u32 = 20;
 /// How long our Delete is repeated to a peer that does not answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -168,10 +171,12 @@ impl Control {
         let first = self.tunnels[*first].child;
         let config = crate::directory::ike_config(&connection.config, first);
         info!(connection = connection.config.name, "starting IKE SA");
+        let patience = connection.config.retransmit.timeout * CONNECT_PATIENCE;
         let sa = IkeSa::initiate(config, local, remote, &mut ctx!(self, now));
         let id = self.add_session(now, sa, Some(index), local, remote);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.wants = wants;
+            session.timers.abandon = Some(now + patience);
         }
         self.dirty_sessions.insert(id);
     }
@@ -230,6 +235,7 @@ impl Control {
         session.connection = Some(index);
         session.local = established.local;
         session.remote = established.remote;
+        session.timers.abandon = None;
         if !config.dpd_delay.is_zero() {
             session.timers.dpd = Some(now + config.dpd_delay);
         }
@@ -282,7 +288,7 @@ impl Control {
     }
 
     /// How long a request for a child may take before another session is asked as well.
-    fn patience(&self, at: usize) -> Duration {
+    pub(crate) fn patience(&self, at: usize) -> Duration {
         self.tunnels[at].gate.config().rekey_patience * 2
     }
 
@@ -528,8 +534,12 @@ impl Control {
         let dpd = take_due(&mut timers.dpd, now);
         let keepalive = take_due(&mut timers.keepalive, now);
         let initiator = session.initiator;
+        let connecting = session.is_connecting();
         if ike {
             self.with_ike(now, id, IkeSa::handle_timeout);
+        }
+        if abandon && connecting {
+            self.failed(now, id, Reason::Timeout);
         }
         if abandon || (superseded && !initiator) {
             // A client that replaced it has forgotten it, or deletes it itself.

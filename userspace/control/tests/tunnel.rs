@@ -87,8 +87,8 @@ fn many_rekeys_leave_nothing_behind() {
 
 #[test]
 fn comes_up_rekeys_and_agrees_under_loss_duplicates_and_reordering() {
-    for seed in 0..24 {
-        let encap = [EncapMode::Auto, EncapMode::Udp, EncapMode::Esp][seed as usize % 3];
+    let encaps = [EncapMode::Auto, EncapMode::Udp, EncapMode::Esp];
+    for (seed, encap) in (0..24).zip(encaps.into_iter().cycle()) {
         let setup = Setup {
             seed,
             encap,
@@ -431,7 +431,7 @@ fn hostile_datagrams_leave_nothing_behind() {
     for n in 0..2000u32 {
         let mut bytes = vec![0u8; (n % 97) as usize];
         for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = (n.wrapping_mul(2_654_435_761) >> (i % 24)) as u8;
+            [*byte, ..] = (n.wrapping_mul(2_654_435_761) >> (i % 24)).to_le_bytes();
         }
         let port = if n % 2 == 0 { 500 } else { 4500 };
         world.inject(from, world.server_port(port), &bytes);

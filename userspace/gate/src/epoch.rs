@@ -82,14 +82,14 @@ pub(crate) struct Epoch {
     pub(crate) installed: Duration,
     pub(crate) proof: Option<Proof>,
     pub(crate) last_rtt: Option<Duration>,
-    /// Something authenticated arrived on it.
-    pub(crate) heard: bool,
+    /// When something authenticated last arrived on it, as far as the gate was told.
+    pub(crate) heard: Option<Duration>,
     /// When the peer's own ping on it was last answered by us.
     pub(crate) peer_pinged: Option<Duration>,
     /// The peer sends data on it.
     pub(crate) peer_data: bool,
     pub(crate) probe: Probe,
-    /// When a draining epoch is next looked at.
+    /// When one that is draining, or that the client may have forgotten, is next looked at.
     pub(crate) drain_deadline: Option<Duration>,
     /// Its Delete was asked for.
     pub(crate) deleting: bool,
@@ -108,7 +108,7 @@ impl Epoch {
             installed: now,
             proof: None,
             last_rtt: None,
-            heard: false,
+            heard: None,
             peer_pinged: None,
             peer_data: false,
             probe: Probe::new(ping_id),

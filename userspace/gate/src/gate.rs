@@ -181,6 +181,8 @@ impl Gate {
         if installed.peer_echo {
             if self.config.role == Role::Client {
                 self.begin_probe(now, at, self.config.tries, rng);
+            } else {
+                self.epochs[at].drain_deadline = Some(now + self.config.drain_max);
             }
         } else if self.active.is_none() {
             self.prove(now, at, Proof::Released(Release::FirstSa));
@@ -222,7 +224,10 @@ impl Gate {
         let on = match return_spi {
             None => Some(at),
             // Only to the same peer, and not on an epoch that the peer has not opened yet.
-            Some(spi) => self.epochs.iter().position(|e| e.spi_out == spi && e.heard),
+            Some(spi) => self
+                .epochs
+                .iter()
+                .position(|e| e.spi_out == spi && e.heard.is_some()),
         };
         let refusal = match on {
             None => EchoRefusal::ForeignReturnSpi,
@@ -305,7 +310,7 @@ impl Gate {
 
     /// Something authenticated came in on this epoch.
     fn heard(&mut self, now: Duration, at: usize) {
-        self.epochs[at].heard = true;
+        self.epochs[at].heard = Some(now);
         if !self.epochs[at].peer_echo && self.epochs[at].is_unproven() {
             self.prove(now, at, Proof::Released(Release::InboundOnNew));
         }
@@ -418,7 +423,8 @@ impl Gate {
         self.epochs.iter().filter(|e| e.is_unproven()).count()
     }
 
-    /// Deletes replaced epochs once the peer was seen on the new one, or after the longest time.
+    /// Deletes replaced epochs once the peer was seen on the new one, or after the longest time; and, on a
+    /// server, new ones on which the client has been silent for as long: it has forgotten them.
     fn drain(&mut self, now: Duration) {
         let min = self.config.drain_min;
         let peer_moved_until = self
@@ -437,7 +443,8 @@ impl Gate {
             if epoch.drain_deadline.is_none_or(|t| t > now) {
                 continue;
             }
-            let longest = epoch.since + self.config.drain_max;
+            let last_sign = epoch.since.max(epoch.heard.unwrap_or_default());
+            let longest = last_sign + self.config.drain_max;
             let moved = peer_moved_until.filter(|_| self.config.role == Role::Client);
             if longest <= now || moved.is_some_and(|t| t <= now) {
                 self.abandon(now, at);

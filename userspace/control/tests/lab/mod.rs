@@ -347,7 +347,13 @@ impl World {
             });
             list.collect::<Vec<_>>()
         };
-        assert_eq!(spis(CLIENT, false), spis(SERVER, true));
+        assert_eq!(
+            spis(CLIENT, false),
+            spis(SERVER, true),
+            "{:#?}\n{:#?}",
+            self.hosts[CLIENT].control.list(self.now),
+            self.hosts[SERVER].control.list(self.now)
+        );
         assert_eq!(
             spis(CLIENT, false).len(),
             epochs,
