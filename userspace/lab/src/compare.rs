@@ -101,8 +101,8 @@ fn run(options: &Options, with_tunnel: bool) -> Result<()> {
         let mut gateway = Daemon::start(&lab, Host::Gw, logs)?;
         gateway.wait_ready(PATIENCE)?;
         let mut client = Daemon::start(&lab, Host::Client, logs)?;
-        client.wait_epoch(&["proven"], PATIENCE)?;
-        gateway.wait_epoch(&["proven"], PATIENCE)?;
+        client.wait_epoch("proven", PATIENCE)?;
+        gateway.wait_epoch("proven", PATIENCE)?;
         let cpu = || Ok::<_, anyhow::Error>(client.cpu()? + gateway.cpu()?);
         let before = cpu()?;
         let tunnelled = rates(&format!("through the tunnel ({})", encap.name()))?;

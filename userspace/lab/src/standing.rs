@@ -53,6 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
             no_tunnel,
         } => up(&options.name, settings, !no_tunnel),
         Action::Down => {
+            topology::remove_logs(&topology::log_dir(&options.name, None)?);
             let was = if Lab::down(&options.name)? {
                 "taken down"
             } else {
@@ -84,8 +85,8 @@ fn up(name: &str, settings: &Settings, tunnel: bool) -> Result<()> {
         let mut gateway = Daemon::start(&lab, Host::Gw, &logs)?;
         gateway.wait_ready(PATIENCE)?;
         let mut client = Daemon::start(&lab, Host::Client, &logs)?;
-        client.wait_epoch(&["proven"], PATIENCE)?;
-        gateway.wait_epoch(&["proven"], PATIENCE)?;
+        client.wait_epoch("proven", PATIENCE)?;
+        gateway.wait_epoch("proven", PATIENCE)?;
         client.leave();
         gateway.leave();
     }
