@@ -8,7 +8,8 @@ use tracing_subscriber::EnvFilter;
 use crate::config::DaemonSettings;
 
 /// Libraries whose DEBUG is about themselves. A filter that names them still gets it.
-const QUIET: &str = "aya=warn,aya_obj=warn,netlink_proto=warn,netlink_packet_route=warn";
+const QUIET: &str = "aya=warn,aya_obj=warn,mio=warn,netlink_packet_route=warn,\
+                     netlink_proto=warn,netlink_sys=warn,tokio=warn";
 
 /// From here on, for the whole process.
 pub fn init(settings: &DaemonSettings) -> Result<()> {

@@ -381,7 +381,7 @@ fn values_that_make_no_sense() {
         (
             "\"debug\"",
             "\"a=b=c\"",
-            "log",
+            "log =",
             "daemon.log",
             "neither a level",
         ),

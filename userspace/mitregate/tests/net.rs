@@ -304,8 +304,10 @@ async fn wait(hops: &mut NextHops, events: &mut Events, done: impl Fn(&NextHops)
     tokio::time::timeout(Duration::from_secs(5), async {
         while !done(hops) {
             let event = events.next().await.unwrap();
-            if hops.note(&event).is_some() {
-                hops.refresh().await.unwrap();
+            match hops.note(&event) {
+                Some(Change::Neighbours) => drop(hops.apply_neighbours().await),
+                Some(_) => drop(hops.refresh().await.unwrap()),
+                None => {}
             }
         }
     })

@@ -167,7 +167,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let ask = |request: &Request, timeout| client::ask(&socket, request, timeout, |_| Ok(()));
     match command {
         Command::Run { config } => match Settings::load(&config.file) {
-            Ok(settings) => shell::run(settings).map(|()| ExitCode::SUCCESS),
+            Ok(settings) => shell::run(settings),
             Err(errors) => {
                 complain(&errors, json)?;
                 Ok(ExitCode::FAILURE)

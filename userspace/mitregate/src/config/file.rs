@@ -211,7 +211,7 @@ pub struct Secret {
     pub ids: Vec<String>,
     /// The key itself, in a file that nobody else can read.
     pub secret: Option<InlineSecret>,
-    /// File with nothing but the key.
+    /// File with nothing but the key; relative to the configuration's folder.
     pub secret_file: Option<PathBuf>,
     /// Name of a systemd credential.
     pub credential: Option<String>,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, ConnectionConfig, EncapMode, EspProposal, GateConfig, Identity, Idle, IkeProposal,
+    ChildConfig, ConnectionConfig, EncapMode, EspProposal, GateConfig, Identity, IkeProposal,
     Psk, Retransmit, Role, StartAction,
 };
 use mitregate_wire::TrafficSelector;
@@ -327,7 +327,7 @@ fn gate(check: &mut Check<'_>, at: &FieldPath, gate: &file::Gate, role: Role) ->
         }
     }
     match gate.idle {
-        Some(true) => config.idle = Some(config.idle.take().unwrap_or_else(Idle::default)),
+        Some(true) => config.idle = Some(config.idle.take().unwrap_or_default()),
         Some(false) => config.idle = None,
         None => {}
     }

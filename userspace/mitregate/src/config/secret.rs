@@ -10,7 +10,7 @@ use serde::Deserialize;
 use zeroize::{Zeroize, Zeroizing};
 
 /// No pre-shared key is longer; keeps a mistaken path (/dev/zero) from filling the memory.
-const MAX_SECRET: u64 = 4096;
+const MAX_SECRET: usize = 4096;
 
 /// A secret as the configuration holds it: wiped when dropped, and never shown.
 pub struct InlineSecret(Zeroizing<String>);
@@ -93,11 +93,11 @@ pub fn read_credential(
 fn read_secret(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
     // All room at once: growing would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET as usize + 2));
-    file.take(MAX_SECRET + 1)
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET + 2));
+    file.take(MAX_SECRET as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("cannot read {shown}: {error}"))?;
-    if bytes.len() as u64 > MAX_SECRET {
+    if bytes.len() > MAX_SECRET {
         return Err(format!("{shown} is longer than {MAX_SECRET} bytes"));
     }
     if bytes.last() == Some(&b'\n') {

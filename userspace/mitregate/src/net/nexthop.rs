@@ -39,12 +39,14 @@ pub struct Path {
 /// What the events of the kernel say about us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Routes, neighbours or addresses changed: ask again.
-    Paths,
+    /// Routes or addresses changed: [`NextHops::refresh`].
+    Routes,
+    /// A neighbour in use changed: [`NextHops::apply_neighbours`].
+    Neighbours,
+    /// The outer interface itself changed (address, MTU, up or down).
+    Outer,
     /// The outer interface went away.
     OuterGone,
-    /// The outer interface itself changed (address, MTU, up or down).
-    OuterChanged,
 }
 
 /// The ways to all peers in use, kept current.
@@ -164,7 +166,7 @@ impl NextHops {
                 let changed = (link.mac, link.mtu, link.up)
                     != (self.outer.mac, self.outer.mtu, self.outer.up);
                 self.outer = link;
-                changed.then_some(Change::OuterChanged)
+                changed.then_some(Change::Outer)
             }
             RouteNetlinkMessage::DelLink(message) if message.header.index == self.outer.index => {
                 Some(Change::OuterGone)
@@ -175,7 +177,7 @@ impl NextHops {
             | RouteNetlinkMessage::DelRoute(_)
             | RouteNetlinkMessage::NewAddress(_)
             | RouteNetlinkMessage::DelAddress(_) => {
-                (!self.paths.is_empty()).then_some(Change::Paths)
+                (!self.paths.is_empty()).then_some(Change::Routes)
             }
             _ => None,
         }
@@ -193,6 +195,22 @@ impl NextHops {
         }
         self.resolve_unknown().await;
         Ok(changed)
+    }
+
+    /// Applies what [`NextHops::note`] has learnt about neighbours. Answers with the peers whose
+    /// way changed.
+    pub async fn apply_neighbours(&mut self) -> Vec<IpAddr> {
+        let mut changed = Vec::new();
+        for (peer, path) in &mut self.paths {
+            let Some(path) = path else { continue };
+            let mac = self.neighbours.get(&path.next_hop).and_then(|(_, mac)| *mac);
+            if path.mac != mac {
+                path.mac = mac;
+                changed.push(*peer);
+            }
+        }
+        self.resolve_unknown().await;
+        changed
     }
 
     /// Has the kernel confirm the neighbours in use, as its own traffic would.
@@ -302,7 +320,7 @@ impl NextHops {
             .values()
             .flatten()
             .any(|path| path.next_hop == address && path.mac != mac);
-        in_use.then_some(Change::Paths)
+        in_use.then_some(Change::Neighbours)
     }
 
     async fn resolve_unknown(&mut self) {

@@ -36,10 +36,16 @@ impl Netlink {
     /// in clear.
     pub async fn protect(&self, interface: u32, protected: &[Protected]) -> Result<()> {
         let foreign = self.foreign_routes(interface).await?;
-        for Protected { destination, .. } in protected {
-            for wanted in destination.route_destinations() {
-                check_foreign(wanted, *destination, &foreign)?;
-            }
+        let mut narrower = 0;
+        for wanted in protected.iter().flat_map(|one| one.destination.route_destinations()) {
+            narrower += check_foreign(wanted, &foreign)?;
+        }
+        if narrower > 0 {
+            // Right for a network of our own inside a wide selector, so only said.
+            tracing::warn!(
+                "{narrower} routes are narrower than a protected prefix: what they carry does not \
+                 enter the tunnel (`ip route` shows them, `log = \"debug\"` names them)"
+            );
         }
         // First what fails closed, then what opens.
         for Protected { destination, .. } in protected {
@@ -177,28 +183,23 @@ fn parse(message: &RouteMessage) -> Option<Route> {
     (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 
-fn check_foreign(wanted: Prefix, protected: Prefix, foreign: &[Route]) -> Result<()> {
+/// Refuses a route that takes all of `wanted` before ours; answers with how many take a part.
+fn check_foreign(wanted: Prefix, foreign: &[Route]) -> Result<usize> {
+    let mut narrower = 0;
     for route in foreign.iter().filter(|route| leaks(route)) {
-        if route.destination == wanted && route.metric <= UNREACHABLE_METRIC {
+        let Route { destination, metric, .. } = route;
+        if *destination == wanted && *metric <= UNREACHABLE_METRIC {
             bail!(
-                "the route to {} with metric {} would carry what the tunnel protects in clear: \
-                 remove it (`ip route del {} metric {}`)",
-                route.destination,
-                route.metric,
-                route.destination,
-                route.metric
+                "the route to {destination} with metric {metric} would carry what the tunnel \
+                 protects in clear: remove it (`ip route del {destination} metric {metric}`)"
             );
         }
-        // Legitimate for a network of our own inside a wide selector, so only said.
-        if wanted.contains(route.destination) && route.destination.len() > wanted.len() {
-            tracing::warn!(
-                "the route to {} is more specific than the protected {protected}: its traffic \
-                 does not enter the tunnel",
-                route.destination
-            );
+        if wanted.contains(*destination) && destination.len() > wanted.len() {
+            tracing::debug!("the route to {destination} is narrower than the protected {wanted}");
+            narrower += 1;
         }
     }
-    Ok(())
+    Ok(narrower)
 }
 
 fn leaks(route: &Route) -> bool {

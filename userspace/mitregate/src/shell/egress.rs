@@ -152,22 +152,40 @@ impl Egress {
         self.epochs.remove(&(tunnel, epoch));
     }
 
-    /// Applies what has changed in the kernel's routes and neighbours. True if a way that was
-    /// known has become another one.
-    pub async fn refresh(&mut self, worker: &WorkerHandle) -> bool {
-        let before: BTreeMap<_, _> = self
-            .epochs
-            .values()
-            .map(|outer| outer.remote.ip())
-            .filter_map(|peer| Some((peer, self.hops.path(peer)?)))
-            .collect();
-        let changed = match self.hops.refresh().await {
-            Ok(changed) => changed,
+    /// Looks at the kernel's routes and neighbours again. True if a way that was known has become
+    /// another one.
+    pub async fn routes_changed(&mut self, worker: &WorkerHandle) -> bool {
+        let before = self.known_paths();
+        match self.hops.refresh().await {
+            Ok(changed) => self.apply(worker, &before, &changed),
             Err(error) => {
                 tracing::warn!("cannot follow the kernel's routes: {error:#}");
-                return false;
+                false
             }
-        };
+        }
+    }
+
+    /// Applies what events have said about neighbours; as [`Self::routes_changed`].
+    pub async fn neighbours_changed(&mut self, worker: &WorkerHandle) -> bool {
+        let before = self.known_paths();
+        let changed = self.hops.apply_neighbours().await;
+        self.apply(worker, &before, &changed)
+    }
+
+    fn known_paths(&self) -> BTreeMap<IpAddr, Path> {
+        let peers = self.epochs.values().map(|outer| outer.remote.ip());
+        peers
+            .filter_map(|peer| Some((peer, self.hops.path(peer)?)))
+            .filter(|(_, path)| path.mac.is_some())
+            .collect()
+    }
+
+    fn apply(
+        &mut self,
+        worker: &WorkerHandle,
+        before: &BTreeMap<IpAddr, Path>,
+        changed: &[IpAddr],
+    ) -> bool {
         if changed.is_empty() {
             return false;
         }
@@ -180,9 +198,8 @@ impl Egress {
             }
         }
         changed.iter().any(|peer| {
-            before
-                .get(peer)
-                .is_some_and(|path| path.mac.is_some() && self.hops.path(*peer) != Some(*path))
+            let now = self.hops.path(*peer);
+            before.get(peer).is_some_and(|path| now != Some(*path))
         })
     }
 

@@ -11,6 +11,7 @@ use mitregate_dataplane::{
     Command, Epoch, EpochConfig, Event, Refusal, Selectors, SoftLimits, Stopped, Tunnel,
 };
 use mitregate_wire::frame::parse_udp;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use serde_json::Value;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -30,10 +31,12 @@ use crate::protocol::{Request, Response};
 const HOLD: usize = 256;
 /// Events taken from the worker before anything else gets its turn.
 const EVENTS_PER_TURN: usize = 256;
-/// When a full command ring is tried again.
+/// When what waits unannounced gets its next turn.
 const RETRY: Duration = Duration::from_millis(1);
 /// How long the peers have to confirm our Deletes. Control's own bound is lower.
 const SHUT_DOWN_WAIT: Duration = Duration::from_secs(4);
+/// Route changes within this time are looked at together.
+const ROUTES_SETTLE: Duration = Duration::from_millis(30);
 /// CLOCK_BOOTTIME minus CLOCK_MONOTONIC grows by the time the machine slept.
 const SLEPT: Duration = Duration::from_secs(1);
 /// UDP payload of a NAT keepalive (RFC 3948 §2.3).
@@ -51,8 +54,11 @@ pub struct EventLoop {
     now: Duration,
     sleep_offset: Duration,
     next_refresh: Duration,
-    /// Commands wait for room in the ring.
-    full: bool,
+    /// Something waits that nothing will announce: commands for room in the ring, or events of
+    /// the worker beyond what one turn takes.
+    behind: bool,
+    /// Routes have changed: when to look, once for all that changed until then.
+    routes_due: Option<Duration>,
     /// Set while shutting down: when to go without the peers' confirmation.
     ending: Option<Duration>,
     ended: bool,
@@ -76,7 +82,8 @@ impl EventLoop {
             now,
             sleep_offset: clock::slept(),
             next_refresh: now + REFRESH,
-            full: false,
+            behind: false,
+            routes_due: None,
             ending: None,
             ended: false,
         })
@@ -105,7 +112,7 @@ impl EventLoop {
                 }
                 rung = self.timer.ring() => {
                     rung.context("timer")?;
-                    self.timeout().await;
+                    self.timeout().await?;
                 }
                 event = events.next() => match event {
                     Some(first) => self.kernel_event(&first, &mut events).await?,
@@ -123,10 +130,11 @@ impl EventLoop {
     }
 
     fn next_deadline(&self) -> Option<Duration> {
-        let retry = self.full.then(|| self.now + RETRY);
+        let retry = self.behind.then(|| self.now + RETRY);
         [
             self.control.poll_timeout(),
             retry,
+            self.routes_due,
             self.ending,
             Some(self.next_refresh),
         ]
@@ -140,7 +148,7 @@ impl EventLoop {
         while let Some(output) = self.control.poll_output() {
             self.output(output).await;
         }
-        self.full = !self.egress.flush(self.switch.worker());
+        self.behind |= !self.egress.flush(self.switch.worker());
     }
 
     async fn output(&mut self, output: Output) {
@@ -261,8 +269,7 @@ impl EventLoop {
             self.worker_event(event)?;
             self.pump().await;
         }
-        // More waits, and its announcement was taken back.
-        self.full = true;
+        self.behind = true;
         Ok(())
     }
 
@@ -324,7 +331,10 @@ impl EventLoop {
             Event::Stopped {
                 reason: Stopped::Requested,
             } => {}
-            Event::Stopped { reason } => bail!("the data plane has ended: {reason}"),
+            Event::Stopped { reason } => bail!(
+                "the data plane has ended: {reason} (is interface {} still there?)",
+                self.switch.outer().interface
+            ),
         }
         Ok(())
     }
@@ -346,75 +356,72 @@ impl EventLoop {
         }
     }
 
-    async fn timeout(&mut self) {
+    async fn timeout(&mut self) -> Result<()> {
         let now = self.tick();
         if self.ending.is_some_and(|deadline| deadline <= now) {
             tracing::warn!("ending although a peer has not confirmed");
             self.ended = true;
-            return;
+            return Ok(());
         }
         if clock::slept() > self.sleep_offset + SLEPT {
             self.sleep_offset = clock::slept();
             tracing::info!("the machine was asleep: checking all tunnels");
             self.path_changed();
         }
-        if self
-            .control
-            .poll_timeout()
-            .is_some_and(|deadline| deadline <= now)
-        {
+        if self.control.poll_timeout().is_some_and(|deadline| deadline <= now) {
             self.control.handle_timeout(now);
         }
-        if self.full {
-            // Also what worker_events left.
-            while let Some(event) = self.switch.worker().poll_event() {
-                if let Err(error) = self.worker_event(event) {
-                    tracing::error!("{error:#}");
-                    self.ended = true;
-                    return;
-                }
-            }
+        if std::mem::take(&mut self.behind) {
+            self.worker_events().await?;
         }
         if self.next_refresh <= now {
             self.next_refresh = now + REFRESH;
             self.egress.tend(now).await;
-            if self.egress.refresh(self.switch.worker()).await {
-                self.path_changed();
-            }
+            self.routes_due = Some(now);
             self.switch.flush_logs();
         }
+        if self.routes_due.is_some_and(|due| due <= now) {
+            self.routes_due = None;
+            let changed = self.egress.routes_changed(self.switch.worker()).await;
+            self.after_change(changed);
+        }
+        Ok(())
     }
 
     async fn kernel_event(
         &mut self,
-        first: &rtnetlink::packet_route::RouteNetlinkMessage,
+        first: &RouteNetlinkMessage,
         events: &mut Events,
     ) -> Result<()> {
-        self.tick();
-        let mut changes = vec![self.egress.hops().note(first)];
-        // A route flap is many events: one look at the kernel's tables for all of them.
+        let now = self.tick();
+        let mut changes: Vec<_> = self.egress.hops().note(first).into_iter().collect();
         while let Some(event) = events.try_next() {
-            changes.push(self.egress.hops().note(&event));
+            changes.extend(self.egress.hops().note(&event));
         }
-        let changes: Vec<_> = changes.into_iter().flatten().collect();
         if changes.contains(&Change::OuterGone) {
             bail!("outer interface {} is gone", self.switch.outer().interface);
         }
-        if changes.contains(&Change::OuterChanged) {
+        if changes.contains(&Change::Outer) {
             let outer = self.egress.hops().outer();
-            tracing::info!(
-                interface = outer.name,
-                up = outer.up,
-                mtu = outer.mtu,
-                "outer interface changed"
-            );
+            let (name, up, mtu) = (&outer.name, outer.up, outer.mtu);
+            tracing::info!(interface = name, up, mtu, "outer interface changed");
             self.egress.outer_changed(self.switch.worker());
         }
-        if !changes.is_empty() && self.egress.refresh(self.switch.worker()).await {
+        if changes.contains(&Change::Routes) && self.routes_due.is_none() {
+            self.routes_due = Some(now + ROUTES_SETTLE);
+        }
+        if changes.contains(&Change::Neighbours) {
+            let changed = self.egress.neighbours_changed(self.switch.worker()).await;
+            self.after_change(changed);
+        }
+        Ok(())
+    }
+
+    fn after_change(&mut self, another_way: bool) {
+        if another_way {
             tracing::info!("the way to a peer has changed: checking its tunnels");
             self.path_changed();
         }
-        Ok(())
     }
 
     fn path_changed(&mut self) {

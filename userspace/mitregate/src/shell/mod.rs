@@ -14,6 +14,9 @@ mod preflight;
 mod stats;
 mod switch;
 
+use std::net::IpAddr;
+use std::process::ExitCode;
+
 use anyhow::{Context, Result, anyhow};
 use mitregate_control::Control;
 use rand_chacha::ChaCha20Rng;
@@ -26,7 +29,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::control_socket::ControlSocket;
 use crate::log;
-use crate::net::Netlink;
+use crate::net::{Link, Netlink};
 use crate::net::inner::InnerInterface;
 use crate::net::nexthop::{Events, NextHops};
 use crate::placeholder::Placeholders;
@@ -36,18 +39,20 @@ use switch::Switch;
 /// Requests that wait for the daemon to look at them.
 const CALLS: usize = 16;
 
-/// Runs the daemon until it is told to end, or cannot go on.
-pub fn run(settings: Settings) -> Result<()> {
+/// Runs the daemon until it is told to end, or cannot go on; why not is in the log.
+pub fn run(settings: Settings) -> Result<ExitCode> {
     log::init(&settings.daemon)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let result = runtime.block_on(daemon(settings));
-    if let Err(error) = &result {
-        tracing::error!("{error:#}");
-    }
-    result
+    Ok(match runtime.block_on(daemon(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    })
 }
 
 async fn daemon(mut settings: Settings) -> Result<()> {
@@ -96,8 +101,8 @@ async fn start(
     settings: &Settings,
     netlink: &Netlink,
     inner: &InnerInterface,
-    outer: &crate::net::Link,
-    addresses: &[std::net::IpAddr],
+    outer: &Link,
+    addresses: &[IpAddr],
 ) -> Result<Switch> {
     let switch = Switch::start(settings, outer, inner, addresses)?;
     netlink

@@ -1,6 +1,7 @@
 //! The data plane, from packet memory to running worker: both ports, each with its classifier.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -101,8 +102,12 @@ impl Switch {
             shared_memory,
         };
         let [outer_socket, inner_socket] = sockets;
-        switch.outer.take(outer_socket.context("outer socket")?)?;
-        switch.inner.take(inner_socket.context("inner socket")?)?;
+        for (side, socket) in
+            [(&mut switch.outer, outer_socket), (&mut switch.inner, inner_socket)]
+        {
+            let socket = socket.context("cannot hand over the socket")?;
+            side.classifier.set_socket(side.queue, socket.as_fd())?;
+        }
         for side in [&switch.outer, &switch.inner] {
             tracing::info!(
                 interface = side.interface,
@@ -158,14 +163,6 @@ impl Switch {
             }
         }
         self.worker.join();
-    }
-}
-
-impl Side {
-    fn take(&mut self, socket: std::os::fd::OwnedFd) -> Result<()> {
-        use std::os::fd::AsFd;
-        self.classifier.set_socket(self.queue, socket.as_fd())?;
-        Ok(())
     }
 }
 

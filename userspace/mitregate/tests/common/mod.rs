@@ -1,6 +1,6 @@
 //! Network namespaces for tests: named, so that `ip` can be used in them, and gone at the end.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::print_stderr)]
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,6 +17,15 @@ pub fn privileged() -> bool {
         eprintln!("skipped: needs root for network namespaces");
     }
     root
+}
+
+/// Whether the binary has the eBPF objects that the data plane needs; says so if not.
+pub fn has_data_plane() -> bool {
+    let built = mitregate_classifier::object::logging().is_ok();
+    if !built {
+        eprintln!("skipped: built without the eBPF objects (`cargo xtask build` makes them)");
+    }
+    built
 }
 
 /// A namespace that is deleted when dropped.
@@ -55,6 +64,13 @@ impl TestNs {
                     .block_on(work())
             })
             .unwrap()
+    }
+
+    /// A command in this namespace.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
     }
 
     /// A veth pair between two namespaces, up.
