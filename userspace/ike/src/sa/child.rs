@@ -37,6 +37,8 @@ pub(super) struct Child {
     pub(super) remote_ts: Vec<TrafficSelector>,
     /// Our Delete is under way or waits for the window.
     pub(super) deleting: bool,
+    /// How many CHILD_SAs were made to replace this one.
+    successors: u32,
 }
 
 /// A CHILD_SA that we negotiate.
@@ -46,6 +48,7 @@ pub(super) struct Wanted {
     /// Our inbound SPI of the one to be replaced.
     replaces: Option<Spi>,
     refusals: u8,
+    successors: u32,
     spi_in: Spi,
     nonce: Vec<u8>,
     /// For perfect forward secrecy.
@@ -121,10 +124,12 @@ impl IkeSa {
         // One successor at a time: a second request for the same is the same request.
         let under_way = replaces.is_some() && self.is_replacing(replaces);
         if !under_way {
+            let replaced = replaces.and_then(|spi_in| self.child(spi_in));
             let work = Work::Child {
                 config,
                 replaces,
                 refusals: 0,
+                successors: replaced.map_or(0, |child| child.successors),
             };
             self.tasks.push_back(Task::now(work));
             self.start_tasks(cx);
@@ -173,6 +178,7 @@ impl IkeSa {
             config,
             replaces,
             refusals: 0,
+            successors: 0,
             spi_in,
             nonce: random_nonce(cx.rng),
             key_pair: None,
@@ -209,10 +215,12 @@ impl IkeSa {
         config: usize,
         replaces: Option<Spi>,
         refusals: u8,
+        successors: u32,
         cx: &mut Ctx<'_>,
     ) -> Result<(), Reason> {
-        // Meanwhile the peer may have replaced or deleted it.
-        if replaces.is_some_and(|spi_in| self.child(spi_in).is_none_or(|child| child.deleting)) {
+        // Meanwhile the peer may have deleted it, or replaced it, which is as good.
+        let obsolete = |child: &Child| child.deleting || child.successors > successors;
+        if replaces.is_some_and(|spi_in| self.child(spi_in).is_none_or(obsolete)) {
             return Ok(());
         }
         let group = esp_groups(&self.config.children[config].esp_proposals).next();
@@ -224,6 +232,7 @@ impl IkeSa {
             }
         };
         wanted.refusals = refusals;
+        wanted.successors = successors;
         if let Some(group) = group {
             wanted.key_pair = KeyPair::generate(group, cx.rng);
             if wanted.key_pair.is_none() {
@@ -275,6 +284,7 @@ impl IkeSa {
                         config: wanted.config,
                         replaces: wanted.replaces,
                         refusals: wanted.refusals + 1,
+                        successors: wanted.successors,
                     },
                 });
                 return;
@@ -413,6 +423,13 @@ impl IkeSa {
             (from_responder, from_initiator)
         };
         self.unborn.retain(|spi| *spi != agreed.spi_in);
+        let replaced = self
+            .children
+            .iter_mut()
+            .find(|child| Some(child.spi_in) == agreed.replaces);
+        if let Some(replaced) = replaced {
+            replaced.successors += 1;
+        }
         self.outputs
             .push_back(Output::ChildEstablished(Box::new(ChildSa {
                 name: self.config.children[agreed.config].name.clone(),
@@ -435,6 +452,7 @@ impl IkeSa {
             local_ts: agreed.local_ts,
             remote_ts: agreed.remote_ts,
             deleting: false,
+            successors: 0,
         });
         Ok(())
     }

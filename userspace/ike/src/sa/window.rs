@@ -64,6 +64,8 @@ pub(super) enum Work {
         replaces: Option<Spi>,
         /// How often the peer asked to try again later.
         refusals: u8,
+        /// How many successors that one had when this was first asked for.
+        successors: u32,
     },
     DeleteChild(Spi),
     Liveness,
@@ -234,7 +236,8 @@ impl IkeSa {
                     config,
                     replaces,
                     refusals,
-                } => self.request_child(config, replaces, refusals, cx),
+                    successors,
+                } => self.request_child(config, replaces, refusals, successors, cx),
                 Work::DeleteChild(spi_in) => self.request_delete_child(spi_in, cx),
                 Work::Liveness => {
                     self.request(ExchangeType::INFORMATIONAL, Purpose::Liveness, &[], cx)
