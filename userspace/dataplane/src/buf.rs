@@ -109,6 +109,11 @@ impl ControlBufs {
         })
     }
 
+    /// Buffers that there are.
+    pub fn count(&self) -> usize {
+        self.home.capacity()
+    }
+
     /// Buffers not in use.
     pub fn free(&self) -> usize {
         self.home.len()
@@ -125,6 +130,7 @@ mod tests {
         let mut a = bufs.take().unwrap();
         let b = bufs.take().unwrap();
         assert!(bufs.take().is_none());
+        assert_eq!((bufs.count(), bufs.free()), (2, 0));
         assert!(a.set(b"abc"));
         assert_eq!(&a[..], b"abc");
         assert!(!a.set(&[0; CONTROL_BUF_SIZE + 1]));

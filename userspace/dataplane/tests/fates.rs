@@ -624,6 +624,24 @@ fn control_overflow() {
     rig.expect(&[(Fate::ToControl, 3), (Fate::ControlOverflow, 1)]);
 }
 
+/// Anybody can send IKE; only the peer can send a ping.
+#[test]
+fn a_flood_of_ike_stops_no_ping() {
+    let (mut rig, mut sa) = client();
+    let ike = outer_frame(protocol::UDP, &udp_payload(500, &[1; 40]));
+    for _ in 0..100 {
+        rig.outer_in(&ike);
+    }
+    rig.expect(&[(Fate::ToControl, 12), (Fate::ControlOverflow, 88)]);
+    rig.outer_in(&sealed_for_client(&mut sa, b"echo", 144));
+    rig.expect(&[(Fate::ToControl, 13), (Fate::ControlOverflow, 88)]);
+    // And what control answers finds a buffer, too.
+    let answer = send_inner(&rig, 1, b"ping");
+    rig.send(answer);
+    assert_eq!(rig.fate(Fate::ControlSent), 1);
+    assert!(matches!(rig.events()[..], [.., Event::Inner { .. }]));
+}
+
 #[test]
 fn no_frames() {
     let (client, _) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, None);

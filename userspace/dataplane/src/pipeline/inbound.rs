@@ -263,6 +263,9 @@ impl Pipeline {
     }
 
     fn tell_outer(&mut self, tick: Tick, frame: &Frame) -> Fate {
+        if !self.events.room_for_strangers() {
+            return Fate::ControlOverflow;
+        }
         let bytes = self.frames.umem(Side::Outer).bytes(frame);
         let Some(frame) = self.events.copy(bytes) else {
             return Fate::ControlOverflow;

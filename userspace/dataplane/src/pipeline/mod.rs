@@ -135,6 +135,13 @@ impl Events {
         }
     }
 
+    /// Whether there is room for what nobody vouches for. It leaves a quarter of the buffers and of
+    /// the ring, so that a flood of it keeps no answered ping, and no answer of ours, from its way.
+    fn room_for_strangers(&self) -> bool {
+        let (bufs, ring) = (&self.sink.bufs, &self.sink.ring);
+        bufs.free() > bufs.count() / 4 && ring.len() < ring.capacity() - ring.capacity() / 4
+    }
+
     /// A buffer with these bytes.
     fn copy(&self, bytes: &[u8]) -> Option<ControlBuf> {
         let mut buf = self.sink.bufs.take()?;
