@@ -524,7 +524,10 @@ impl World {
 
     pub(super) fn assert_connected(&self) {
         for host in [CLIENT, SERVER] {
-            assert_eq!(self.log(host), ["established", "child net"]);
+            // On a bad network a half-open IKE SA may go before the client is heard again.
+            let mut log = self.log(host);
+            log.retain(|event| *event != format!("failed: {}", Reason::HalfOpen));
+            assert_eq!(log, ["established", "child net"]);
             assert_eq!(self.hosts[host].sas.len(), 1);
             assert_eq!(self.hosts[host].sas[0].state(), State::Established);
         }
