@@ -16,7 +16,7 @@ use tracing::debug;
 use crate::directory::Responders;
 use crate::session::{Session, SessionId};
 use crate::spi::Spis;
-use crate::stray::Limiter;
+use crate::stray::Doorman;
 use crate::tunnel::{Connection, Retry, Tunnel};
 use crate::{AddTunnel, Config, ConfigError, ControlEvent, DataEvent, Output, StartAction, Ticket};
 
@@ -33,7 +33,7 @@ pub struct Control {
     pub(crate) provider: Provider,
     pub(crate) replay_window: u32,
     pub(crate) half_open_limit: usize,
-    pub(crate) stray: Limiter,
+    pub(crate) doorman: Doorman,
     pub(crate) next_session: u64,
     pub(crate) next_epoch: u64,
     pub(crate) next_ticket: u64,
@@ -64,9 +64,10 @@ impl Control {
     pub fn new(
         now: Duration,
         config: Config,
-        rng: Box<dyn CryptoRng + Send>,
+        mut rng: Box<dyn CryptoRng + Send>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
+        let doorman = Doorman::new(now, &mut *rng);
         let directory = Arc::new(Responders::new(config.connections.iter()));
         let mut control = Self {
             connections: Vec::new(),
@@ -79,7 +80,7 @@ impl Control {
             provider: config.provider,
             replay_window: config.replay_window,
             half_open_limit: config.half_open_limit,
-            stray: Limiter::default(),
+            doorman,
             next_session: 0,
             next_epoch: 0,
             next_ticket: 0,

@@ -9,7 +9,7 @@ use mitregate_esp::{InboundSa, OutboundSa, SaCounters};
 use mitregate_gate::{
     GateEvent, Input, Installed, Output as GateOutput, Proven, Role, State, UserPingEvent,
 };
-use mitregate_ike::{ChildSa, IkeSa, SpiAllocator};
+use mitregate_ike::{ChildSa, Encap, IkeSa, SpiAllocator};
 use mitregate_wire::echo;
 use mitregate_wire::esp::Spi;
 use tracing::{debug, info, warn};
@@ -282,6 +282,11 @@ impl Control {
         let Some(e) = self.tunnels[at].epochs.get(&epoch) else {
             return;
         };
+        // What came another way than this epoch's packets go shows no port for them to go to.
+        let in_udp = remote.port() != 0;
+        if in_udp != (e.outer.encap == Encap::Udp) {
+            return;
+        }
         let here = outer(e.outer.encap, local, remote);
         if here.remote == e.outer.remote {
             return;

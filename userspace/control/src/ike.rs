@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::control::ctx;
 use crate::session::{Session, SessionId, Timers, take_due};
+use crate::stray::Admission;
 use crate::tunnel::{Goal, outer, unit};
 use crate::{Control, ControlEvent, Datagram, Output};
 
@@ -19,6 +20,8 @@ const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// RFC 3948 §2.3.
 const KEEPALIVE: [u8; 1] = [0xff];
 const NAT_T_PORT: u16 = 4500;
+/// From this part of the limit of half-open IKE SAs on, initiators are asked for a cookie.
+const BUSY: usize = 4;
 /// A new IKE SA that takes more than this many times the first wait of IKE's retransmissions is given up
 /// for a fresh one: the responder may have restarted half-way, or a NAT may hold on to the old one.
 const CONNECT_PATIENCE: u32 = 20;
@@ -89,7 +92,7 @@ impl Control {
     /// A message that belongs to no IKE SA: the first of a new one, or to be answered without keeping
     /// state, or nothing.
     fn stray(&mut self, now: Duration, local: SocketAddr, remote: SocketAddr, message: &[u8]) {
-        if self.shut_down.is_some() || !self.stray.take(now) {
+        if self.shut_down.is_some() {
             return;
         }
         let half_open = self
@@ -97,6 +100,15 @@ impl Control {
             .values()
             .filter(|s| !s.initiator && s.is_connecting())
             .count();
+        let busy = half_open >= self.half_open_limit / BUSY;
+        match self
+            .doorman
+            .admit(now, remote, message, busy, &mut *self.rng)
+        {
+            Admission::Granted => {}
+            Admission::Answer(cookie) => return self.transmit(local, remote, &cookie),
+            Admission::Refused => return,
+        }
         if half_open >= self.half_open_limit {
             debug!(%remote, half_open, "too many half-open IKE SAs");
             return;

@@ -442,6 +442,61 @@ fn hostile_datagrams_leave_nothing_behind() {
     assert_eq!(world.hosts[SERVER].control.list(world.now).ike_sas.len(), 1);
 }
 
+/// Forged first messages fill a responder's table, and strays its quota; a real client gets in by a
+/// cookie all the same (RFC 7296 §2.6).
+#[test]
+fn forged_first_messages_keep_no_client_out() {
+    let mut world = World::new(Setup {
+        nat: false,
+        ..Setup::default()
+    });
+    let first = world.steal().remove(0);
+    world.kill(CLIENT);
+    for n in 0..4000u32 {
+        let mut message = first.payload.clone();
+        message[..4].copy_from_slice(&n.to_be_bytes());
+        let from = std::net::Ipv4Addr::from(0x0b00_0000 | n);
+        world.inject((from, 500).into(), first.dst, &message);
+        // To no IKE SA: has no cookie to show.
+        message[8..16].copy_from_slice(&[1; 8]);
+        world.inject((from, 500).into(), first.dst, &message);
+        world.run(ms(2));
+        if n == 2000 {
+            world.start(CLIENT);
+        }
+    }
+    assert!(world.is_up());
+    let half_open = world.hosts[SERVER].control.list(world.now).ike_sas.len();
+    assert!(half_open < 100, "{half_open}");
+    world.run(secs(60));
+    world.assert_agreed(1);
+}
+
+/// A ping that somebody has taken out of its UDP shows no port.
+#[test]
+fn a_ping_without_its_port_moves_nobody() {
+    let mut world = World::new(Setup::default());
+    world.run_until_up(secs(5));
+    world.run(secs(2));
+    let ping = Command::Ping {
+        tunnel: "net".to_owned(),
+        count: 1,
+        interval: ms(100),
+        size: 8,
+    };
+    world.command(CLIENT, ping);
+    let stolen = world.steal();
+    assert_eq!(stolen.len(), 1);
+    for packet in stolen {
+        let bare = |address: std::net::SocketAddr| (address.ip(), 0).into();
+        world.inject(bare(packet.src), bare(packet.dst), &packet.payload);
+    }
+    world.run(ms(500));
+    world.data_every[SERVER] = Some(ms(10));
+    world.run(ms(200));
+    world.assert_all_arrived();
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let run = || {

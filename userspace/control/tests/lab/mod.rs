@@ -333,6 +333,12 @@ impl World {
         });
     }
 
+    /// Takes what is under way off the network.
+    pub fn steal(&mut self) -> Vec<Packet> {
+        self.queue.clear();
+        std::mem::take(&mut self.packets).into_values().collect()
+    }
+
     pub fn server_port(&self, port: u16) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(SERVER_IP), port)
     }
