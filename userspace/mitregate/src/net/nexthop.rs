@@ -148,7 +148,10 @@ impl NextHops {
         if !self.tracks(peer) {
             let path = self.look_up(peer).await?;
             self.paths.insert(peer, path);
-            self.resolve_unknown().await;
+            // This one alone: whoever forges senders must not have us ask for all of them each time.
+            if let Some(path) = path.filter(|path| path.mac.is_none()) {
+                self.resolve(path.next_hop).await;
+            }
         }
         Ok(self.path(peer))
     }
@@ -332,10 +335,14 @@ impl NextHops {
             .map(|path| path.next_hop)
             .collect();
         for next_hop in unknown {
-            let pending = self.neighbours.get(&next_hop).map(|(state, _)| *state);
-            if pending != Some(NeighbourState::Incomplete) {
-                self.solicit(next_hop).await;
-            }
+            self.resolve(next_hop).await;
+        }
+    }
+
+    async fn resolve(&self, next_hop: IpAddr) {
+        let pending = self.neighbours.get(&next_hop).map(|(state, _)| *state);
+        if pending != Some(NeighbourState::Incomplete) {
+            self.solicit(next_hop).await;
         }
     }
 
