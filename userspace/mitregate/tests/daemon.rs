@@ -338,7 +338,16 @@ fn what_is_wrong_at_the_start_is_said() {
     );
     drop(charon);
 
+    // A start that fails half-way leaves what is protected refused, not in clear.
+    client.ns.ip("route add default via 192.0.2.1");
+    client.ns.ip("link add mg0 type veth peer name other");
+    let error = client.fails_to_start();
+    assert!(error.contains("mg0 exists and is not ours"), "{error}");
+    assert!(client.route_to("10.2.0.1").contains("No route to host"));
+    client.ns.ip("link del mg0");
+
     client.start();
+    client.ns.ip("route del default");
     let error = client.fails_to_start();
     assert!(
         error.contains("another mitregate daemon runs already (process "),

@@ -48,11 +48,7 @@ impl Netlink {
             );
         }
         // First what fails closed, then what opens.
-        for Protected { destination, .. } in protected {
-            for network in destination.route_destinations() {
-                self.replace(unreachable(network)?, network).await?;
-            }
-        }
+        self.block(protected).await?;
         for Protected {
             destination,
             source,
@@ -61,6 +57,16 @@ impl Netlink {
             for network in destination.route_destinations() {
                 self.replace(tunnel(network, interface, *source)?, network)
                     .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the unreachable routes alone: refused from now on, whatever becomes of the tunnel.
+    pub async fn block(&self, protected: &[Protected]) -> Result<()> {
+        for Protected { destination, .. } in protected {
+            for network in destination.route_destinations() {
+                self.replace(unreachable(network)?, network).await?;
             }
         }
         Ok(())

@@ -66,6 +66,8 @@ async fn daemon(mut settings: Settings) -> Result<()> {
     let addresses = settings.local_addresses();
     let placeholders = Placeholders::bind(&addresses)?;
 
+    // Before there are addresses to send from, and for good even if the rest fails.
+    netlink.block(&settings.protected()).await?;
     let inner = InnerInterface::create(&netlink, &settings.inner).await?;
     let started = start(&settings, &netlink, &inner, &outer, &addresses).await;
     let switch = match started {
