@@ -142,6 +142,16 @@ impl End {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
+    /// RFC 3704's strict check, on or off.
+    fn check_sources(&self, on: bool) {
+        let on = u8::from(on);
+        let set = format!(
+            "cd /proc/sys/net/ipv4/conf && echo 0 >all/rp_filter && echo {on} >wan/rp_filter"
+        );
+        let status = self.ns.command("sh").args(["-c", &set]).status().unwrap();
+        assert!(status.success());
+    }
+
     fn route_to(&self, address: &str) -> String {
         let output = self
             .ns
@@ -328,6 +338,7 @@ fn what_is_wrong_at_the_start_is_said() {
         return;
     }
     let (mut client, _gateway) = ends("pre", "");
+    client.check_sources(false);
     let charon = client
         .ns
         .block_on(async || UdpSocket::bind("0.0.0.0:500").unwrap());
@@ -337,12 +348,16 @@ fn what_is_wrong_at_the_start_is_said() {
         "{error}"
     );
     drop(charon);
+    let any_source = "wan takes packets from any source";
+    assert!(error.contains(any_source), "{error}");
+    client.check_sources(true);
 
     // A start that fails half-way leaves what is protected refused, not in clear.
     client.ns.ip("route add default via 192.0.2.1");
     client.ns.ip("link add mg0 type veth peer name other");
     let error = client.fails_to_start();
     assert!(error.contains("mg0 exists and is not ours"), "{error}");
+    assert!(!error.contains(any_source), "{error}");
     assert!(client.route_to("10.2.0.1").contains("No route to host"));
     client.ns.ip("link del mg0");
 

@@ -1,6 +1,8 @@
 //! What can be found wrong before anything is touched: names the interface, the privilege, and
 //! what to do.
 
+use std::fs;
+
 use anyhow::{Result, bail};
 use rustix::thread::CapabilitySet;
 
@@ -62,6 +64,13 @@ pub async fn outer(netlink: &Netlink, settings: &OuterSettings) -> Result<Link> 
     if !link.up {
         tracing::warn!("outer interface {name} is down: `ip link set {name} up`");
     }
+    if !checks_sources(name) {
+        tracing::warn!(
+            "outer interface {name} takes packets from any source: a clear packet that claims to \
+             come from a protected network gets in (RFC 4301 §5.2). Unless a firewall stops it: \
+             `sysctl net.ipv4.conf.{name}.rp_filter=1`"
+        );
+    }
     match ethtool::receive_queues(name) {
         Some(queues) if queues > 0 && settings.queue >= queues => {
             bail!(
@@ -77,6 +86,16 @@ pub async fn outer(netlink: &Netlink, settings: &OuterSettings) -> Result<Link> 
         _ => {}
     }
     Ok(link)
+}
+
+/// Whether the kernel drops what comes in on an interface that its source is not reached by
+/// (RFC 3704 §2.2). The larger of the two settings counts, and only 1 is strict.
+fn checks_sources(interface: &str) -> bool {
+    let setting = |of: &str| {
+        let text = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/rp_filter")).ok()?;
+        text.trim().parse::<u8>().ok()
+    };
+    setting(interface).max(setting("all")) == Some(1)
 }
 
 /// Connections without `local_addrs` get the outer interface's, in the kernel's order.
