@@ -108,11 +108,23 @@ pub(crate) struct Template {
     ip: u8,
     udp: bool,
     v4: bool,
+    shape: Shape,
     df: DfPolicy,
     dscp: DscpPolicy,
     /// Ones' complement sum of the IPv4 header with the per-packet fields left out.
     sum: u32,
     mtu: u16,
+}
+
+/// Which header it is, so that the common ones are written at constant places.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// Ethernet, IPv4.
+    Plain,
+    /// Ethernet, IPv4, UDP.
+    Udp,
+    /// Any other.
+    Other,
 }
 
 /// What the outer header takes from the packet inside.
@@ -171,6 +183,11 @@ impl Template {
             ip: u8::try_from(ip).unwrap_or(u8::MAX),
             udp: outer.udp.is_some(),
             v4,
+            shape: match (v4, outer.vlan, outer.udp) {
+                (true, None, None) => Shape::Plain,
+                (true, None, Some(_)) => Shape::Udp,
+                _ => Shape::Other,
+            },
             df: outer.df,
             dscp: outer.dscp,
             sum: u32::from(sum),
@@ -192,7 +209,7 @@ impl Template {
 
     /// Writes the header before the ESP packet that lies at `esp` in the chunk. Returns where the
     /// frame starts, or `None` if there is no room before `esp`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(
         &self,
         chunk: &mut [u8],
@@ -200,60 +217,91 @@ impl Template {
         carried: Carried,
     ) -> Option<usize> {
         let start = esp.start.checked_sub(self.len())?;
-        let esp_len = esp.len();
-        let (header, packet) = chunk
-            .get_mut(start..esp.end)?
-            .split_at_mut_checked(self.len())?;
-        match header.len() {
-            // The two common lengths as copies of constant size.
-            34 => *header.first_chunk_mut::<34>()? = *self.bytes.first_chunk()?,
-            42 => *header.first_chunk_mut::<42>()? = *self.bytes.first_chunk()?,
-            len => header.copy_from_slice(self.bytes.get(..len)?),
-        }
-        let ip_len = header.len() - usize::from(self.ip) + esp_len;
-        let class = match self.dscp {
-            DscpPolicy::Copy => carried.traffic_class,
-            DscpPolicy::Fixed(dscp) => TrafficClass::new(dscp & 0x3f, carried.traffic_class.ecn()),
-        };
-        let (_, ip) = header.split_at_mut_checked(usize::from(self.ip))?;
-        if self.v4 {
-            let ip_len = u16::try_from(ip_len).ok()?;
-            let flags = match self.df {
-                DfPolicy::Copy => u16::from(carried.dont_fragment) << 14,
-                DfPolicy::Set => 0x4000,
-                DfPolicy::Clear => 0,
-            };
-            let sum = self.sum
-                + u32::from(class.0)
-                + u32::from(ip_len)
-                + u32::from(carried.id)
-                + u32::from(flags);
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let [hi, lo] = ip_len.to_be_bytes();
-            let [id_hi, id_lo] = carried.id.to_be_bytes();
-            let [flags_hi, flags_lo] = flags.to_be_bytes();
-            let head = ip.first_chunk_mut::<8>()?;
-            *head = [0x45, class.0, hi, lo, id_hi, id_lo, flags_hi, flags_lo];
-            let [.., sum_hi, sum_lo] = (!sum).to_be_bytes();
-            *ip.get_mut(10..12)?.first_chunk_mut()? = [sum_hi, sum_lo];
-        } else {
-            let [hi, lo] = u16::try_from(ip_len.checked_sub(40)?).ok()?.to_be_bytes();
-            let head = ip.first_chunk_mut::<6>()?;
-            *head = [0x60 | class.0 >> 4, class.0 << 4, 0, 0, hi, lo];
-        }
-        if self.udp {
-            let len = u16::try_from(esp_len + 8).ok()?.to_be_bytes();
-            let (ip, udp) = ip.split_at_mut_checked(ip.len() - 8)?;
-            *udp.get_mut(4..6)?.first_chunk_mut()? = len;
-            if !self.v4 {
-                // RFC 3948 §2.1 asks for zero over IPv4 only; RFC 8200 §8.1 forbids it here.
-                let sum = Sum::new().bytes(ip.get(8..)?).bytes(&[0, protocol::UDP]);
-                let sum = sum.bytes(&len).bytes(udp).bytes(packet).checksum();
-                let sum = if sum == 0 { 0xffff } else { sum };
-                *udp.get_mut(6..8)?.first_chunk_mut()? = sum.to_be_bytes();
+        // The untagged IPv4 headers at constant places.
+        match (self.shape, chunk.get_mut(start..esp.end)?) {
+            (Shape::Plain, frame) => {
+                let header = frame.first_chunk_mut::<34>()?;
+                *header = *self.bytes.first_chunk()?;
+                let ip: &mut [u8; 20] = header.last_chunk_mut()?;
+                self.fill_ipv4(ip, 20 + esp.len(), carried);
             }
+            (Shape::Udp, frame) => {
+                let header = frame.first_chunk_mut::<42>()?;
+                *header = *self.bytes.first_chunk()?;
+                let (ip, udp) = header.last_chunk_mut::<28>()?.split_at_mut(20);
+                self.fill_ipv4(ip.first_chunk_mut()?, 28 + esp.len(), carried);
+                udp[4..6].copy_from_slice(&length(8 + esp.len()));
+            }
+            (Shape::Other, frame) => self.write_any(frame, esp.len(), carried)?,
         }
         Some(start)
     }
+
+    fn class(&self, carried: Carried) -> TrafficClass {
+        match self.dscp {
+            DscpPolicy::Copy => carried.traffic_class,
+            DscpPolicy::Fixed(dscp) => TrafficClass::new(dscp & 0x3f, carried.traffic_class.ecn()),
+        }
+    }
+
+    /// Fills in what depends on the packet, the checksum by what the template's own sum leaves.
+    #[inline(always)]
+    fn fill_ipv4(&self, ip: &mut [u8; 20], len: usize, carried: Carried) {
+        let [len_hi, len_lo] = length(len);
+        let flags = match self.df {
+            DfPolicy::Copy => u8::from(carried.dont_fragment) << 6,
+            DfPolicy::Set => 0x40,
+            DfPolicy::Clear => 0,
+        };
+        let [id_hi, id_lo] = carried.id.to_be_bytes();
+        let class = self.class(carried).0;
+        ip[..8].copy_from_slice(&[0x45, class, len_hi, len_lo, id_hi, id_lo, flags, 0]);
+        let sum = self.sum
+            + u32::from(class)
+            + u32::from(u16::from_be_bytes([len_hi, len_lo]))
+            + u32::from(carried.id)
+            + (u32::from(flags) << 8);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let [.., sum_hi, sum_lo] = (!sum).to_be_bytes();
+        ip[10..12].copy_from_slice(&[sum_hi, sum_lo]);
+    }
+
+    /// Tagged frames, and IPv6.
+    #[cold]
+    fn write_any(&self, frame: &mut [u8], esp_len: usize, carried: Carried) -> Option<()> {
+        let (header, packet) = frame.split_at_mut_checked(self.len())?;
+        header.copy_from_slice(self.bytes.get(..self.len())?);
+        let (_, ip) = header.split_at_mut_checked(usize::from(self.ip))?;
+        let payload_len = if self.udp { 8 + esp_len } else { esp_len };
+        if self.v4 {
+            self.fill_ipv4(ip.first_chunk_mut()?, 20 + payload_len, carried);
+        } else {
+            let class = self.class(carried).0;
+            let [hi, lo] = length(payload_len);
+            *ip.first_chunk_mut()? = [0x60 | class >> 4, class << 4, 0, 0, hi, lo];
+        }
+        if self.udp {
+            let (ip, udp) = ip.split_last_chunk_mut::<8>()?;
+            udp[4..6].copy_from_slice(&length(payload_len));
+            if !self.v4 {
+                // RFC 3948 §2.1 asks for zero over IPv4 only; RFC 8200 §8.1 forbids it here.
+                let pseudo = Sum::new().bytes(ip.get(8..)?).bytes(&[0, protocol::UDP]);
+                let sum = pseudo
+                    .bytes(&length(payload_len))
+                    .bytes(udp)
+                    .bytes(packet)
+                    .checksum();
+                udp[6..8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
+            }
+        }
+        Some(())
+    }
+}
+
+/// A length field. A chunk has at most 4096 bytes, so nothing is cut off.
+#[inline(always)]
+fn length(bytes: usize) -> [u8; 2] {
+    let [.., hi, lo] = bytes.to_be_bytes();
+    [hi, lo]
 }

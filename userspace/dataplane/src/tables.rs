@@ -12,45 +12,23 @@ use mitregate_esp::{
     InboundSa, OutboundSa, SaCounters,
     ids::{EpochId, TunnelId},
 };
-use mitregate_wire::{TrafficSelector, ip::Flow};
 use mitregate_xsk::Frame;
 
 use crate::{
     event::Refusal,
     outer::{OuterHeader, Template},
+    packet::Flow,
+    selectors::{Rules, Selectors},
     spi::SpiTable,
 };
 
 /// Epochs that one tunnel can have at a time: proven, unproven and draining (gate.md).
 pub const MAX_EPOCHS_PER_TUNNEL: usize = 16;
 
-/// Which packets: those from one of `local` to one of `remote`, outbound; the reverse, inbound.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selectors {
-    /// Our side.
-    pub local: Vec<TrafficSelector>,
-    /// The peer's side.
-    pub remote: Vec<TrafficSelector>,
-}
-
-impl Selectors {
-    /// Whether a packet of ours may take this way.
-    #[inline]
-    pub fn allow_outbound(&self, flow: &Flow) -> bool {
-        flow.is_within(&self.local, &self.remote)
-    }
-
-    /// Whether a packet of the peer's may come this way.
-    #[inline]
-    pub fn allow_inbound(&self, flow: &Flow) -> bool {
-        flow.is_within(&self.remote, &self.local)
-    }
-}
-
 /// One tunnel as a worker sees it.
 pub struct Tunnel {
     pub(crate) id: TunnelId,
-    pub(crate) policy: Selectors,
+    pub(crate) policy: Rules,
     /// Slots of its epochs.
     pub(crate) epochs: Vec<u32>,
     /// The slot of the epoch that carries its data.
@@ -68,7 +46,7 @@ impl Tunnel {
     pub fn new(id: TunnelId, policy: Selectors, hold_limit: usize) -> Box<Self> {
         Box::new(Self {
             id,
-            policy,
+            policy: Rules::new(policy),
             epochs: Vec::with_capacity(MAX_EPOCHS_PER_TUNNEL),
             active: None,
             held: VecDeque::with_capacity(hold_limit),
@@ -140,7 +118,7 @@ pub struct Epoch {
     /// Whether its selectors are not those of its tunnel, so that they have to be asked too.
     pub(crate) narrowed: bool,
     pub(crate) soft: SoftLimits,
-    pub(crate) selectors: Selectors,
+    pub(crate) selectors: Rules,
     pub(crate) counters: Arc<SaCounters>,
     pub(crate) tunnel: TunnelId,
     pub(crate) id: EpochId,
@@ -158,7 +136,7 @@ impl Epoch {
             soft_told: false,
             narrowed: true,
             soft: config.soft,
-            selectors: config.selectors,
+            selectors: Rules::new(config.selectors),
             counters: config.counters,
             tunnel: config.tunnel,
             id: config.epoch,
@@ -263,6 +241,15 @@ impl Tables {
     #[inline]
     pub(crate) fn tunnel_mut(&mut self, slot: u32) -> Option<&mut Tunnel> {
         self.tunnels.get_mut(slot)
+    }
+
+    /// The epoch that carries a tunnel's data, if it can send.
+    #[inline(always)]
+    pub(crate) fn sender(&mut self, tunnel_slot: u32) -> Option<&mut Epoch> {
+        let active = self.tunnels.get(tunnel_slot)?.active?;
+        self.epochs
+            .get_mut(active)
+            .filter(|epoch| epoch.template.is_some())
     }
 
     /// The first tunnel in the order of the policy that takes an outbound packet of this flow.

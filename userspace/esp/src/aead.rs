@@ -108,29 +108,47 @@ impl Aead {
         aad: &[u8],
         text: &mut [u8],
     ) -> Result<[u8; TAG_LEN], AeadError> {
-        fn rust_crypto<A>(a: &A, n: [u8; 12], aad: &[u8], text: &mut [u8]) -> Option<[u8; 16]>
+        let mut tag = [0; TAG_LEN];
+        self.seal_into(nonce, aad, text, &mut tag).map(|()| tag)
+    }
+
+    /// As [`Aead::seal`], with the tag written where it belongs: moving it afterwards costs as much
+    /// as a tenth of the cipher on a small packet.
+    #[inline]
+    pub fn seal_into(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        text: &mut [u8],
+        tag: &mut [u8; TAG_LEN],
+    ) -> Result<(), AeadError> {
+        fn rust_crypto<A>(
+            a: &A,
+            n: [u8; 12],
+            aad: &[u8],
+            text: &mut [u8],
+            tag: &mut [u8; 16],
+        ) -> Option<()>
         where
             A: AeadInOut,
             aes_gcm::aead::Nonce<A>: From<[u8; NONCE_LEN]>,
             aes_gcm::aead::Tag<A>: Into<[u8; TAG_LEN]>,
         {
-            Some(
-                a.encrypt_inout_detached(&n.into(), aad, text.into())
-                    .ok()?
-                    .into(),
-            )
+            *tag = a
+                .encrypt_inout_detached(&n.into(), aad, text.into())
+                .ok()?
+                .into();
+            Some(())
         }
         match &self.0 {
             Cipher::AwsLc(key) => {
                 let nonce = aws_lc::Nonce::assume_unique_for_key(nonce);
-                let mut tag = [0; TAG_LEN];
-                key.seal_in_place_scatter(nonce, aws_lc::Aad::from(aad), text, &[], &mut tag)
+                key.seal_in_place_scatter(nonce, aws_lc::Aad::from(aad), text, &[], tag)
                     .ok()
-                    .map(|()| tag)
             }
-            Cipher::Aes128(key) => rust_crypto(&**key, nonce, aad, text),
-            Cipher::Aes256(key) => rust_crypto(&**key, nonce, aad, text),
-            Cipher::ChaCha20(key) => rust_crypto(&**key, nonce, aad, text),
+            Cipher::Aes128(key) => rust_crypto(&**key, nonce, aad, text, tag),
+            Cipher::Aes256(key) => rust_crypto(&**key, nonce, aad, text, tag),
+            Cipher::ChaCha20(key) => rust_crypto(&**key, nonce, aad, text, tag),
         }
         .ok_or(AeadError)
     }

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use mitregate_wire::esp::{ALIGN, HEADER_LEN, ICV_LEN, IV_LEN, Spi, TRAILER_LEN, emit_header};
+use mitregate_wire::esp::{ALIGN, HEADER_LEN, ICV_LEN, IV_LEN, Spi, TRAILER_LEN};
 use serde::{Deserialize, Serialize};
 
 use crate::aead::{Aead, Provider};
@@ -113,31 +113,37 @@ impl OutboundSa {
         self.sequence += 1;
         let sequence = self.sequence;
 
-        let (head, rest) = packet.split_at_mut(HEADROOM);
-        let (text, icv) = rest.split_at_mut(rest.len() - ICV_LEN);
-        #[allow(clippy::cast_possible_truncation)] // the header carries the low half
-        let _ = emit_header(self.spi.get(), sequence as u32, head);
+        let (head, rest) = packet
+            .split_first_chunk_mut::<HEADROOM>()
+            .ok_or(SealError::NoRoom)?;
+        let (text, icv) = rest
+            .split_last_chunk_mut::<ICV_LEN>()
+            .ok_or(SealError::NoRoom)?;
+        // SPI, low half of the sequence number, and the sequence number as IV, in one store.
+        let low = u128::from(sequence & 0xffff_ffff);
+        let spi = u128::from(self.spi.get());
+        *head = (spi << 96 | low << 64 | u128::from(sequence)).to_be_bytes();
         let iv = sequence.to_be_bytes();
-        head[HEADER_LEN..].copy_from_slice(&iv);
 
         let (_, trailer) = text.split_at_mut(inner_len);
         let (tfc, trailer) = trailer.split_at_mut(tfc_pad);
-        tfc.fill(0);
-        let pad_len = trailer.len() - TRAILER_LEN;
-        // Padding is 1, 2, 3, … (RFC 4303 §2.4); the last two bytes are then written over.
-        for (byte, value) in trailer.iter_mut().zip(1..) {
-            *byte = value;
+        if tfc_pad > 0 {
+            tfc.fill(0);
         }
-        #[allow(clippy::cast_possible_truncation)] // less than ALIGN
-        trailer[pad_len..].copy_from_slice(&[pad_len as u8, next_header]);
+        // Padding is 1, 2, 3 (RFC 4303 §2.4), then its length.
+        match trailer {
+            [len, next] => (*len, *next) = (0, next_header),
+            [a, len, next] => (*a, *len, *next) = (1, 1, next_header),
+            [a, b, len, next] => (*a, *b, *len, *next) = (1, 2, 2, next_header),
+            [a, b, c, len, next] => (*a, *b, *c, *len, *next) = (1, 2, 3, 3, next_header),
+            _ => return Err(SealError::NoRoom),
+        }
 
         let aad = Aad::new(self.spi, sequence, self.esn);
         // Only a text beyond the cipher's limit (tens of gigabytes) can fail.
-        let tag = self
-            .aead
-            .seal(nonce(self.salt, iv), aad.as_bytes(), text)
+        self.aead
+            .seal_into(nonce(self.salt, iv), aad.as_bytes(), text, icv)
             .map_err(|_| SealError::NoRoom)?;
-        icv.copy_from_slice(&tag);
         Ok(start..end)
     }
 

@@ -21,6 +21,7 @@ use crate::{
     event::Event,
     fate::Fate,
     frames::Side,
+    packet::{self, Addrs, Ip},
     tables::{Epoch, Tables},
 };
 
@@ -59,60 +60,41 @@ enum Content {
     Control,
 }
 
+#[inline(always)]
 fn classify(frame: &[u8]) -> Result<Content, Fate> {
-    let frame = eth::Frame::new_checked(frame).map_err(|_| Fate::BadHeader)?;
-    let packet = checked_ip(frame.ether_type(), frame.payload(), Fate::BadHeader)?;
-    if packet.is_fragment() {
+    let (at, ip) = packet::in_frame(frame)?;
+    if ip.is_fragment {
         return Err(Fate::Fragment);
     }
-    let at = frame.header_len() + packet.header_len();
-    let payload = packet.payload();
-    let esp = |at, len| Content::Esp(at..at + len, packet.traffic_class().ecn());
-    match packet.protocol() {
-        protocol::ESP => Ok(esp(at, payload.len())),
-        protocol::UDP => {
-            let datagram = udp::Datagram::new_checked(payload).map_err(|_| Fate::BadHeader)?;
-            match datagram.dst_port() {
-                udp::PORT_IKE => Ok(Content::Control),
-                udp::PORT_NAT_T => match NatT::new_checked(datagram.payload()) {
-                    Ok(NatT::Esp(packet)) => Ok(esp(at + udp::HEADER_LEN, packet.len())),
-                    Ok(NatT::Ike(_) | NatT::Keepalive) => Ok(Content::Control),
-                    Err(_) => Err(Fate::Runt),
-                },
-                _ => Err(Fate::NotOurs),
-            }
-        }
-        number @ (protocol::ICMP | protocol::ICMPV6) => {
-            let family = icmp::Family::of(packet.src());
-            let message = icmp::Message::new_checked(family, payload);
-            match message {
-                Ok(message) if number == family.protocol() && message.is_error() => {
-                    Ok(Content::Control)
+    let payload = at + ip.header_len..at + ip.len;
+    if ip.flow.protocol == protocol::ESP {
+        return Ok(Content::Esp(payload, ip.class.ecn()));
+    }
+    let bytes = frame.get(payload.clone()).ok_or(Fate::BadHeader)?;
+    if ip.flow.protocol == protocol::UDP {
+        let datagram = udp::Datagram::new_checked(bytes).map_err(|_| Fate::BadHeader)?;
+        return match datagram.dst_port() {
+            udp::PORT_IKE => Ok(Content::Control),
+            udp::PORT_NAT_T => match NatT::new_checked(datagram.payload()) {
+                Ok(NatT::Esp(packet)) => {
+                    let start = payload.start + udp::HEADER_LEN;
+                    Ok(Content::Esp(start..start + packet.len(), ip.class.ecn()))
                 }
-                _ => Err(Fate::NotOurs),
-            }
+                Ok(NatT::Ike(_) | NatT::Keepalive) => Ok(Content::Control),
+                Err(_) => Err(Fate::Runt),
+            },
+            _ => Err(Fate::NotOurs),
+        };
+    }
+    let family = match ip.flow.addrs {
+        Addrs::V4 { .. } => icmp::Family::V4,
+        Addrs::V6 { .. } => icmp::Family::V6,
+    };
+    match icmp::Message::new_checked(family, bytes) {
+        Ok(message) if ip.flow.protocol == family.protocol() && message.is_error() => {
+            Ok(Content::Control)
         }
         _ => Err(Fate::NotOurs),
-    }
-}
-
-/// An IP packet that is of its EtherType's family and, if IPv4, has a right header checksum;
-/// `malformed` if not.
-#[inline]
-pub(super) fn checked_ip(
-    ether_type: EtherType,
-    bytes: &[u8],
-    malformed: Fate,
-) -> Result<ip::Packet<'_>, Fate> {
-    if ether_type != EtherType::IPV4 && ether_type != EtherType::IPV6 {
-        return Err(Fate::NotIp);
-    }
-    match ip::Packet::new_checked(bytes) {
-        Ok(ip::Packet::V4(packet)) if ether_type == EtherType::IPV4 && packet.checksum_ok() => {
-            Ok(ip::Packet::V4(packet))
-        }
-        Ok(ip::Packet::V6(packet)) if ether_type == EtherType::IPV6 => Ok(ip::Packet::V6(packet)),
-        _ => Err(malformed),
     }
 }
 
@@ -236,16 +218,16 @@ impl Pipeline {
         }
         let ip = opened.inner.start;
         let content = chunk.get_mut(opened.inner).ok_or(Fate::BadInner)?;
-        let inner = checked_ip(ether_type, content, Fate::BadInner)?;
-        if !epoch.selectors.allow_inbound(&inner.flow()) {
+        let inner = Ip::new_checked(ether_type, content).ok_or(Fate::BadInner)?;
+        if !epoch.selectors.allow_inbound(&inner.flow) {
             return Err(Fate::SelectorMismatch);
         }
         // What lies behind the inner packet is TFC padding (RFC 4303 §2.7).
-        let len = inner.total_len();
+        let len = inner.len;
         if len > usize::from(config.inner.mtu) {
             return Err(Fate::TooBig);
         }
-        let class = inner.traffic_class();
+        let class = inner.class;
         let ecn = Ecn::decapsulate(class.ecn(), packet.ecn).ok_or(Fate::EcnDrop)?;
         if ecn != class.ecn() {
             ip::set_traffic_class(content, class.with_ecn(ecn)).map_err(|_| Fate::BadInner)?;

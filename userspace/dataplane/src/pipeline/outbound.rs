@@ -1,54 +1,51 @@
 //! From the inner port: check, look up, hold or seal, and on to the outer port.
 
-use std::{ops::Range, time::Duration};
+use std::{net::IpAddr, ops::Range, time::Duration};
 
 use mitregate_esp::{SealError, sealed_len};
 use mitregate_wire::{
     eth::{self, EtherType},
     icmp::{self, Problem},
-    ip::{self, Flow, protocol},
+    ip::{self, protocol},
 };
-use mitregate_xsk::Frame;
+use mitregate_xsk::{Frame, Umem};
 
-use super::{Hop, ICMP_INTERVAL, Pipeline, Tick, inbound::checked_ip, write_link};
+use super::{Events, Hop, ICMP_INTERVAL, Pipeline, Tick, write_link};
 use crate::{
     event::Event,
     fate::Fate,
     frames::Side,
     outer::{Carried, Template},
+    packet::{self, Addrs, Ip},
     tables::Epoch,
 };
 
-/// An inner packet, and what the rest of its way needs to know of it.
+/// An inner packet on its way out.
 struct Outgoing {
-    /// Places in the chunk; trailing Ethernet padding is left out.
-    packet: Range<usize>,
-    next_header: u8,
-    carried: Carried,
-    flow: Flow,
+    /// Where it starts in the chunk.
+    start: usize,
+    ip: Ip,
 }
 
-/// Reads a frame of the inner port.
-#[inline]
-fn parse(bytes: &[u8], offset: usize, ip_id: u16) -> Result<Outgoing, Fate> {
-    let frame = eth::Frame::new_checked(bytes).map_err(|_| Fate::BadHeader)?;
-    let packet = checked_ip(frame.ether_type(), frame.payload(), Fate::BadHeader)?;
-    let (next_header, dont_fragment) = match &packet {
-        ip::Packet::V4(packet) => (protocol::IPV4, packet.dont_fragment()),
-        ip::Packet::V6(_) => (protocol::IPV6, true),
-    };
-    let start = offset + frame.header_len();
-    let traffic_class = packet.traffic_class();
-    Ok(Outgoing {
-        packet: start..start + packet.total_len(),
-        next_header,
-        carried: Carried {
-            traffic_class,
-            dont_fragment,
-            id: ip_id,
-        },
-        flow: packet.flow(),
-    })
+impl Outgoing {
+    #[inline(always)]
+    fn new(frame: &Frame, umem: &Umem) -> Result<Self, Fate> {
+        let (at, ip) = packet::in_frame(umem.bytes(frame))?;
+        let start = frame.range().start + at;
+        Ok(Self { start, ip })
+    }
+
+    /// Its place in the chunk; Ethernet padding behind it is left out.
+    fn range(&self) -> Range<usize> {
+        self.start..self.start + self.ip.len
+    }
+
+    fn next_header(&self) -> u8 {
+        match self.ip.flow.addrs {
+            Addrs::V4 { .. } => protocol::IPV4,
+            Addrs::V6 { .. } => protocol::IPV6,
+        }
+    }
 }
 
 /// The largest inner packet whose ESP packet is not above `max_esp` bytes.
@@ -59,7 +56,7 @@ fn max_inner(max_esp: usize) -> usize {
 }
 
 /// Seals `chunk[inner]` and puts the outer header before it; returns where the frame lies.
-#[inline]
+#[inline(always)]
 fn seal(
     epoch: &mut Epoch,
     chunk: &mut [u8],
@@ -71,16 +68,55 @@ fn seal(
     if sealed_len(inner.len()) > template.max_esp() {
         return Err(Fate::TooBig);
     }
-    let esp = epoch
-        .outbound
-        .seal(chunk, inner, next_header, 0)
-        .map_err(|error| match error {
-            SealError::NoRoom => Fate::NoRoom,
-            SealError::SeqExhausted => Fate::SeqCycled,
-        })?;
+    let sealed = epoch.outbound.seal(chunk, inner, next_header, 0);
+    let esp = sealed.map_err(|error| match error {
+        SealError::NoRoom => Fate::NoRoom,
+        SealError::SeqExhausted => Fate::SeqCycled,
+    })?;
     let end = esp.end;
     let start = template.write(chunk, esp, carried).ok_or(Fate::NoRoom)?;
     Ok(start..end)
+}
+
+/// Turns the inner packet in the frame into the outer one.
+#[inline(always)]
+fn seal_data(
+    epoch: &mut Epoch,
+    events: &mut Events,
+    umem: &Umem,
+    frame: &mut Frame,
+    outgoing: &Outgoing,
+    (tick, id): (Tick, u16),
+) -> Result<(), Fate> {
+    let ip = &outgoing.ip;
+    if epoch.narrowed && !epoch.selectors.allow_outbound(&ip.flow) {
+        return Err(Fate::SelectorMismatch);
+    }
+    let chunk = umem.chunk_mut(frame);
+    let carried = Carried {
+        traffic_class: ip.class,
+        dont_fragment: ip.dont_fragment,
+        id,
+    };
+    let range = seal(
+        epoch,
+        chunk,
+        outgoing.range(),
+        outgoing.next_header(),
+        carried,
+    )?;
+    frame.set_range(range);
+    let counters = &epoch.counters;
+    counters.packets_out.add(1);
+    counters.bytes_out.add(ip.len as u64);
+    counters.last_out_ns.set(tick.ns);
+    if epoch.soft.is_passed(counters) && !epoch.soft_told {
+        epoch.soft_told = events.offer(Event::SoftLimit {
+            tunnel: epoch.tunnel,
+            epoch: epoch.id,
+        });
+    }
+    Ok(())
 }
 
 impl Pipeline {
@@ -92,82 +128,70 @@ impl Pipeline {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn forward(&mut self, tick: Tick, mut frame: Frame) {
-        self.ip_id = self.ip_id.wrapping_add(1);
-        let bytes = self.frames.umem(Side::Inner).bytes(&frame);
-        let outgoing = match parse(bytes, frame.range().start, self.ip_id) {
+        let outgoing = match Outgoing::new(&frame, self.frames.umem(Side::Inner)) {
             Ok(outgoing) => outgoing,
             Err(fate) => return self.end(frame, fate),
         };
-        let Some(tunnel_slot) = self.tables.by_flow(&outgoing.flow) else {
+        let Some(tunnel_slot) = self.tables.by_flow(&outgoing.ip.flow) else {
             return self.end(frame, Fate::NoTunnel);
         };
-        if self.config.inner.hop == Hop::Forward {
-            let chunk = self.frames.umem(Side::Inner).chunk_mut(&mut frame);
-            let packet = chunk.get_mut(outgoing.packet.clone()).unwrap_or_default();
-            if ip::decrement_hop_limit(packet).unwrap_or(0) == 0 {
-                self.report(tick, &frame, &outgoing, Problem::HopLimit);
-                return self.end(frame, Fate::TtlExpired);
-            }
+        if self.config.inner.hop == Hop::Forward && !self.hop(tick, &mut frame, &outgoing) {
+            return self.end(frame, Fate::TtlExpired);
         }
-        match self
-            .tables
-            .tunnel_mut(tunnel_slot)
-            .and_then(|tunnel| tunnel.active)
-        {
-            Some(slot)
-                if self
-                    .tables
-                    .epoch_mut(slot)
-                    .is_some_and(|e| e.template.is_some()) =>
-            {
-                match self.seal_data(tick, &mut frame, &outgoing, slot) {
-                    Ok(()) => self.send_data(frame, Side::Outer),
-                    Err(fate) => self.end(frame, fate),
-                }
+        let sealed = match self.tables.sender(tunnel_slot) {
+            Some(epoch) => {
+                self.ip_id = self.ip_id.wrapping_add(1);
+                let (umem, events) = (self.frames.umem(Side::Inner), &mut self.events);
+                seal_data(
+                    epoch,
+                    events,
+                    umem,
+                    &mut frame,
+                    &outgoing,
+                    (tick, self.ip_id),
+                )
             }
-            _ => self.hold(tunnel_slot, frame),
+            None => return self.hold(tunnel_slot, frame),
+        };
+        match sealed {
+            Ok(()) => self.send_data(frame, Side::Outer),
+            Err(fate) => self.not_sealed(tick, tunnel_slot, frame, &outgoing, fate),
         }
     }
 
-    #[inline]
-    fn seal_data(
+    /// Counts this hop; `false`, and an ICMP error, if it was one too many.
+    #[cold]
+    fn hop(&mut self, tick: Tick, frame: &mut Frame, outgoing: &Outgoing) -> bool {
+        let chunk = self.frames.umem(Side::Inner).chunk_mut(frame);
+        let packet = chunk.get_mut(outgoing.range()).unwrap_or_default();
+        let goes_on = ip::decrement_hop_limit(packet).unwrap_or(0) > 0;
+        if !goes_on {
+            self.report(tick, frame, outgoing, Problem::HopLimit);
+        }
+        goes_on
+    }
+
+    #[cold]
+    fn not_sealed(
         &mut self,
         tick: Tick,
-        frame: &mut Frame,
+        tunnel_slot: u32,
+        frame: Frame,
         outgoing: &Outgoing,
-        epoch_slot: u32,
-    ) -> Result<(), Fate> {
-        let epoch = self.tables.epoch_mut(epoch_slot).ok_or(Fate::NoEpoch)?;
-        if epoch.narrowed && !epoch.selectors.allow_outbound(&outgoing.flow) {
-            return Err(Fate::SelectorMismatch);
+        fate: Fate,
+    ) {
+        if fate == Fate::TooBig && outgoing.ip.dont_fragment {
+            let max_esp = self
+                .tables
+                .sender(tunnel_slot)
+                .and_then(|epoch| epoch.template.as_ref());
+            let max_esp = max_esp.map_or(0, Template::max_esp);
+            let mtu = u32::try_from(max_inner(max_esp)).unwrap_or(u32::MAX);
+            self.report(tick, &frame, outgoing, Problem::TooBig { mtu });
         }
-        let chunk = self.frames.umem(Side::Inner).chunk_mut(frame);
-        let (inner, bytes) = (outgoing.packet.clone(), outgoing.packet.len() as u64);
-        match seal(epoch, chunk, inner, outgoing.next_header, outgoing.carried) {
-            Ok(range) => frame.set_range(range),
-            Err(fate) => {
-                if fate == Fate::TooBig && outgoing.carried.dont_fragment {
-                    let max_esp = epoch.template.as_ref().map_or(0, Template::max_esp);
-                    let mtu = u32::try_from(max_inner(max_esp)).unwrap_or(u32::MAX);
-                    self.report(tick, frame, outgoing, Problem::TooBig { mtu });
-                }
-                return Err(fate);
-            }
-        }
-        let counters = &epoch.counters;
-        counters.packets_out.add(1);
-        counters.bytes_out.add(bytes);
-        counters.last_out_ns.set(tick.ns);
-        if epoch.soft.is_passed(counters) && !epoch.soft_told {
-            let event = Event::SoftLimit {
-                tunnel: epoch.tunnel,
-                epoch: epoch.id,
-            };
-            epoch.soft_told = self.events.offer(event);
-        }
-        Ok(())
+        self.end(frame, fate);
     }
 
     /// Keeps a packet until its tunnel has an active epoch. The oldest gives way.
@@ -200,28 +224,26 @@ impl Pipeline {
 
     /// Sends what the tunnel held, oldest first, if its active epoch can send.
     pub(super) fn flush_held(&mut self, tick: Tick, tunnel_slot: u32) {
-        let Some(slot) = self.tables.tunnel_mut(tunnel_slot).and_then(|t| t.active) else {
-            return;
-        };
-        if self
-            .tables
-            .epoch_mut(slot)
-            .is_none_or(|epoch| epoch.template.is_none())
-        {
-            return;
-        }
-        while let Some(mut frame) = self
-            .tables
-            .tunnel_mut(tunnel_slot)
-            .and_then(|tunnel| tunnel.held.pop_front())
-        {
+        while self.tables.sender(tunnel_slot).is_some() {
+            let held = self
+                .tables
+                .tunnel_mut(tunnel_slot)
+                .and_then(|t| t.held.pop_front());
+            let Some(mut frame) = held else { return };
             self.held -= 1;
             self.ip_id = self.ip_id.wrapping_add(1);
-            let bytes = self.frames.umem(Side::Inner).bytes(&frame);
-            let sealed = parse(bytes, frame.range().start, self.ip_id)
-                .and_then(|outgoing| self.seal_data(tick, &mut frame, &outgoing, slot));
-            if let Err(fate) = sealed {
-                self.end(frame, fate);
+            let umem = self.frames.umem(Side::Inner);
+            let Ok(outgoing) = Outgoing::new(&frame, umem) else {
+                self.end(frame, Fate::BadHeader);
+                continue;
+            };
+            let Some(epoch) = self.tables.sender(tunnel_slot) else {
+                return;
+            };
+            let events = &mut self.events;
+            let now = (tick, self.ip_id);
+            if let Err(fate) = seal_data(epoch, events, umem, &mut frame, &outgoing, now) {
+                self.not_sealed(tick, tunnel_slot, frame, &outgoing, fate);
                 continue;
             }
             let Some(frame) = self.frames.cross(frame, Side::Outer) else {
@@ -310,20 +332,20 @@ impl Pipeline {
             return;
         };
         let umem = self.frames.umem(Side::Inner);
-        let ether_type = match outgoing.next_header {
-            protocol::IPV4 => EtherType::IPV4,
-            _ => EtherType::IPV6,
+        let (here, ether_type) = match outgoing.ip.flow.addrs {
+            Addrs::V4 { dst, .. } => (IpAddr::from(dst.to_be_bytes()), EtherType::IPV4),
+            Addrs::V6 { dst, .. } => (IpAddr::from(dst.to_be_bytes()), EtherType::IPV6),
         };
-        let before = offending.range().start;
+        let at = outgoing.start - offending.range().start;
         let packet = umem
             .bytes(offending)
-            .get(outgoing.packet.start - before..outgoing.packet.end - before)
+            .get(at..at + outgoing.ip.len)
             .unwrap_or_default();
         let ip = frame.range().start + eth::HEADER_LEN;
         let chunk = umem.chunk_mut(&mut frame);
-        let written = chunk.get_mut(ip..).map_or(Ok(None), |out| {
-            icmp::emit_error(outgoing.flow.dst, problem, packet, out)
-        });
+        let written = chunk
+            .get_mut(ip..)
+            .map_or(Ok(None), |out| icmp::emit_error(here, problem, packet, out));
         match (written, write_link(&self.inner_macs, chunk, ip, ether_type)) {
             (Ok(Some(len)), Some(start)) => {
                 frame.set_range(start..ip + len);
