@@ -267,7 +267,10 @@ impl Gate {
                 size,
             };
             self.event(GateEvent::UserPing { token, event });
-            self.ping_succeeded(now, at, rtt);
+            // They are sent on the active epoch: an answer that comes on another proves nothing there.
+            if self.active == Some(epoch) {
+                self.ping_succeeded(now, at, rtt);
+            }
         }
     }
 

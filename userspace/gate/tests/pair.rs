@@ -6,11 +6,15 @@ mod world;
 
 use std::time::Duration;
 
+use mitregate_esp::ids::EpochId;
 use mitregate_gate::{
-    EchoRefusal, GateEvent, Input, Proof, Reason, Release, State, UserPing, UserPingEvent,
+    EchoRefusal, Gate, GateConfig, GateEvent, Input, Installed, Output, Proof, Reason, Release,
+    Role, State, UserPing, UserPingEvent,
 };
 use mitregate_wire::echo::{Echo, Kind};
 use mitregate_wire::esp::Spi;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
 use world::{CLIENT, Packet, SERVER, World, clean, lossy, ms};
 
 #[test]
@@ -503,4 +507,57 @@ fn a_server_forgets_an_epoch_that_its_client_has_forgotten() {
     world.ike_works = false;
     world.run(world.sides[SERVER].gate.config().drain_max + Duration::from_secs(1));
     assert_eq!(world.sides[SERVER].gate.epochs().count(), 0);
+}
+
+#[test]
+fn an_answer_on_another_epoch_than_its_ping_proves_nothing() {
+    let mut rng = ChaCha20Rng::seed_from_u64(1);
+    let mut gate = Gate::new(GateConfig::new(Role::Client));
+    let now = Duration::from_secs(1000);
+    let installed = |n: u32, replaces| {
+        Input::Installed(Installed {
+            epoch: EpochId(n.into()),
+            spi_in: Spi::new(1000 + n).unwrap(),
+            spi_out: Spi::new(2000 + n).unwrap(),
+            peer_echo: true,
+            initiated: true,
+            replaces,
+        })
+    };
+    let drain = |gate: &mut Gate| {
+        let (mut pings, mut proven) = (Vec::new(), Vec::new());
+        while let Some(output) = gate.poll_output() {
+            match output {
+                Output::SendEcho { epoch, payload } => pings.push((epoch, payload)),
+                Output::Activate(proof) => proven.push(proof.epoch()),
+                _ => {}
+            }
+        }
+        (pings, proven)
+    };
+    let mut answer = |gate: &mut Gate, epoch, ping: &[u8]| {
+        let echo = Echo::new_checked(ping).unwrap().response().unwrap();
+        gate.handle(now, Input::Echo { epoch, echo }, &mut rng);
+        drain(gate)
+    };
+    let mut other = ChaCha20Rng::seed_from_u64(2);
+
+    let (old, new) = (EpochId(1), EpochId(2));
+    gate.handle(now, installed(1, None), &mut other);
+    let (pings, _) = drain(&mut gate);
+    assert_eq!(answer(&mut gate, old, &pings[0].1).1, [old]);
+    gate.handle(now, installed(2, Some(old)), &mut other);
+    let (own, _) = drain(&mut gate);
+    let request = UserPing {
+        token: 7,
+        count: 1,
+        interval: ms(100),
+        size: 0,
+    };
+    gate.handle(now, Input::UserPing(request), &mut other);
+    let (users, _) = drain(&mut gate);
+    assert_eq!(users[0].0, old);
+    assert!(answer(&mut gate, new, &users[0].1).1.is_empty());
+    assert_eq!(gate.active(), Some(old));
+    assert_eq!(answer(&mut gate, new, &own[0].1).1, [new]);
 }
