@@ -17,6 +17,10 @@ const DELETE_TRIES: u32 = 3;
 /// How often IKE_SA_INIT is repeated after a refusal that nobody signed (RFC 7296 §2.21.1).
 const TRIES_AFTER_REFUSAL: u32 = 2;
 
+/// How often a responder repeats its answer to IKE_SA_INIT: nobody has shown yet to receive at the
+/// address that it goes to, and it is longer than the request.
+const HALF_OPEN_REPEATS: u8 = 16;
+
 /// Our request under way.
 pub(super) struct Request {
     pub(super) id: u32,
@@ -77,6 +81,8 @@ pub(super) struct Answered {
     id: u32,
     request: digest::Digest,
     response: Vec<u8>,
+    /// Transmissions, less one.
+    repeats: u8,
 }
 
 impl IkeSa {
@@ -181,13 +187,19 @@ impl IkeSa {
         remote: SocketAddr,
         message: &[u8],
     ) -> bool {
-        let again = self.answered.as_ref().filter(|answered| {
+        let half_open = matches!(self.phase, Phase::HalfOpen(_));
+        let again = self.answered.as_mut().filter(|answered| {
             answered.id == id
                 && answered.request.as_ref() == digest::digest(&digest::SHA256, message).as_ref()
         });
-        let Some(response) = again.map(|answered| answered.response.clone()) else {
+        let Some(answered) = again else {
             return false;
         };
+        if half_open && answered.repeats == HALF_OPEN_REPEATS {
+            return true;
+        }
+        answered.repeats = answered.repeats.saturating_add(1);
+        let response = answered.response.clone();
         self.transmit_to(local, remote, response);
         true
     }
@@ -218,6 +230,7 @@ impl IkeSa {
             id,
             request: digest::digest(&digest::SHA256, request),
             response: response.clone(),
+            repeats: 0,
         });
         self.transmit_to(local, remote, response);
         self.expected = id.checked_add(1).ok_or(Reason::Resources("message IDs"))?;

@@ -76,6 +76,21 @@ fn play(nth: usize, forge: impl Fn(&[u8]) -> Vec<Vec<u8>>) {
     world.assert_agree();
 }
 
+/// Its sender may be somebody else's address, and the answer is the longer one.
+#[test]
+fn a_first_message_is_not_answered_without_end() {
+    let mut world = Setup::new().world(73);
+    world.connect();
+    let first = world.net.pop().unwrap();
+    for _ in 0..100 {
+        world.deliver(first.to, first.source, first.destination, &first.bytes);
+    }
+    assert_eq!(world.net.len(), 1 + 16);
+    // The initiator has got one of them.
+    world.settle();
+    world.assert_connected();
+}
+
 #[test]
 fn each_message_truncated_at_each_length() {
     for nth in 0..8 {
