@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use mitregate_wire::esp::{HEADER_LEN, ICV_LEN, IV_LEN, MAX_PAD, Packet, Spi, TRAILER_LEN};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::aead::{Aead, Provider};
 use crate::replay::ReplayWindow;
@@ -58,7 +59,7 @@ pub struct InboundSa {
     aead: Aead,
     window: ReplayWindow,
     spi: Spi,
-    salt: [u8; CipherSuite::SALT_LEN],
+    salt: Zeroizing<[u8; CipherSuite::SALT_LEN]>,
     esn: bool,
 }
 
@@ -71,7 +72,7 @@ impl InboundSa {
             aead: key.aead(provider),
             window,
             spi,
-            salt: key.salt(),
+            salt: key.salt().into(),
             esn,
         }
     }
@@ -121,7 +122,7 @@ impl InboundSa {
             .ok_or(OpenError::Replay)?;
         let aad = Aad::new(self.spi, seq, self.esn);
         self.aead
-            .open(nonce(self.salt, *iv), aad.as_bytes(), text, icv)
+            .open(nonce(*self.salt, *iv), aad.as_bytes(), text, icv)
             .map_err(|_| OpenError::Integrity)?;
         let new_highest = self.window.accept(seq);
 

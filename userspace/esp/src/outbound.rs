@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use mitregate_wire::esp::{ALIGN, HEADER_LEN, ICV_LEN, IV_LEN, Spi, TRAILER_LEN};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::aead::{Aead, Provider};
 use crate::suite::{CipherSuite, SaKey};
@@ -45,7 +46,7 @@ pub struct OutboundSa {
     sequence: u64,
     last: u64,
     spi: Spi,
-    salt: [u8; CipherSuite::SALT_LEN],
+    salt: Zeroizing<[u8; CipherSuite::SALT_LEN]>,
     esn: bool,
 }
 
@@ -60,7 +61,7 @@ impl OutboundSa {
             sequence: 0,
             last,
             spi,
-            salt: key.salt(),
+            salt: key.salt().into(),
             esn,
         }
     }
@@ -142,7 +143,7 @@ impl OutboundSa {
         let aad = Aad::new(self.spi, sequence, self.esn);
         // Only a text beyond the cipher's limit (tens of gigabytes) can fail.
         self.aead
-            .seal_into(nonce(self.salt, iv), aad.as_bytes(), text, icv)
+            .seal_into(nonce(*self.salt, iv), aad.as_bytes(), text, icv)
             .map_err(|_| SealError::NoRoom)?;
         Ok(start..end)
     }
