@@ -131,6 +131,7 @@ pub fn logged(name: &str, cmd: &mut Command) -> Result<Logged> {
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let start = Instant::now();
     let mut child = cmd
+        .env("CARGO_TERM_COLOR", "never")
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)

@@ -3,7 +3,12 @@
 //! Costs are kept down by building twice only: the dev profile for clippy and the tests (its
 //! dependencies optimised), the release profile for the demo.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -47,20 +52,19 @@ struct Suite<'a> {
 pub fn run(options: &Options) -> Result<()> {
     sh::need_root("`test`")?;
     setup::ensure(Need::Test)?;
-    sh::step("building the eBPF objects");
-    ebpf::build()?;
-
     let mut suite = Suite {
         only: options.only.as_deref(),
         steps: Vec::new(),
     };
-    suite.check("rustfmt", &mut sh::cargo(["fmt", "--all", "--check"]))?;
+    // The classifier's crate embeds them.
+    suite.attempt("ebpf-objects", ebpf::build);
     for (name, manifest) in [
-        ("ebpf", "ebpf/classifier/Cargo.toml"),
-        ("fuzz", "fuzz/Cargo.toml"),
+        ("rustfmt", "Cargo.toml"),
+        ("rustfmt-ebpf", "ebpf/classifier/Cargo.toml"),
+        ("rustfmt-fuzz", "fuzz/Cargo.toml"),
     ] {
-        let mut fmt = sh::cargo(["fmt", "--check", "--manifest-path", manifest]);
-        suite.check(&format!("rustfmt-{name}"), &mut fmt)?;
+        let mut fmt = sh::cargo(["fmt", "--all", "--check", "--manifest-path", manifest]);
+        suite.check(name, fmt.args(["--", "--color", "never"]))?;
     }
     let clippy = [
         "clippy",
@@ -91,6 +95,22 @@ pub fn run(options: &Options) -> Result<()> {
 impl Suite<'_> {
     fn wanted(&self, name: &str) -> bool {
         self.only.is_none_or(|only| name.contains(only))
+    }
+
+    /// A step that passes when it returns no error.
+    fn attempt(&mut self, name: &str, work: impl FnOnce() -> Result<()>) -> bool {
+        sh::step(&format!("test: {name}"));
+        let start = Instant::now();
+        let result = work();
+        if let Err(error) = &result {
+            println!("    FAILED: {error:#}");
+        }
+        self.steps.push(Step {
+            name: name.to_owned(),
+            count: Count::one(result.is_ok()),
+            took: start.elapsed(),
+        });
+        result.is_ok()
     }
 
     /// A step that passes when its command succeeds.
@@ -155,7 +175,9 @@ impl Suite<'_> {
         if !self.wanted("demo") {
             return Ok(());
         }
-        lab::prepare()?;
+        if !self.attempt("demo-build", lab::prepare) {
+            return Ok(());
+        }
         for encap in ["udp", "esp"] {
             let json = json_path(encap)?;
             self.check(&format!("demo-{encap}"), &mut demo(encap, &json))?;
