@@ -332,6 +332,8 @@ fn settle(netns: &Netns) -> Result<()> {
         netns.sysctl(&format!("ipv4/conf/{which}/send_redirects"), "0")?;
     }
     netns.sysctl("ipv4/ip_forward", "0")?;
+    // Debian's default, so that results compare; a kernel without it keeps its own.
+    let _ = netns.sysctl("ipv4/tcp_congestion_control", "cubic");
     netns.ip("link set lo up")?;
     Ok(())
 }
