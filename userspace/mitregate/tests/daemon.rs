@@ -338,11 +338,23 @@ fn what_is_wrong_at_the_start_is_said() {
         return;
     }
     let (mut client, _gateway) = ends("pre", "");
+    // A way out in clear: after each start that fails, it must not be taken.
+    client.ns.ip("route add default via 192.0.2.1");
+    let fails = |client: &End| {
+        assert!(client.route_to("10.2.0.1").contains("dev wan"));
+        let error = client.fails_to_start();
+        let route = client.route_to("10.2.0.1");
+        assert!(route.contains("No route to host"), "{route}\n{error}");
+        let config = client.path("mitregate.toml");
+        let release = client.ask(&["release", "-c", config.to_str().unwrap()]);
+        assert!(release.status.success(), "{release:?}");
+        error
+    };
     client.check_sources(false);
     let charon = client
         .ns
         .block_on(async || UdpSocket::bind("0.0.0.0:500").unwrap());
-    let error = client.fails_to_start();
+    let error = fails(&client);
     assert!(
         error.contains("UDP port 500 on 192.0.2.2 is in use: another IKE daemon"),
         "{error}"
@@ -352,47 +364,49 @@ fn what_is_wrong_at_the_start_is_said() {
     assert!(error.contains(any_source), "{error}");
     client.check_sources(true);
 
-    // A start that fails half-way leaves what is protected refused, not in clear.
-    client.ns.ip("route add default via 192.0.2.1");
     client.ns.ip("link add mg0 type veth peer name other");
-    let error = client.fails_to_start();
+    let error = fails(&client);
     assert!(error.contains("mg0 exists and is not ours"), "{error}");
     assert!(!error.contains(any_source), "{error}");
-    assert!(client.route_to("10.2.0.1").contains("No route to host"));
     client.ns.ip("link del mg0");
 
+    let file = client.path("mitregate.toml");
+    let config = fs::read_to_string(&file).unwrap();
+    let socket = format!("{:?}", client.path("control.sock"));
+    let nowhere = format!("{:?}", file.join("control.sock"));
+    let wan = "interface = \"wan\"";
+    for (field, wrong, expected) in [
+        (wan, "interface = \"wlan7\"", "there is no interface wlan7"),
+        (wan, "interface = \"lo\"", "lo is no Ethernet interface"),
+        (
+            wan,
+            "interface = \"wan\"\nqueue = 63",
+            "there is no queue 63",
+        ),
+        (&socket, &nowhere, "for the control socket"),
+    ] {
+        assert!(config.contains(field));
+        fs::write(&file, config.replace(field, wrong)).unwrap();
+        let error = fails(&client);
+        assert!(error.contains(expected), "{error}");
+    }
+    fs::write(&file, &config).unwrap();
+
     client.start();
-    client.ns.ip("route del default");
     let error = client.fails_to_start();
     assert!(
         error.contains("another mitregate daemon runs already (process "),
         "{error}"
     );
-    let release = client.ask(&[
-        "release",
-        "-c",
-        client.path("mitregate.toml").to_str().unwrap(),
-    ]);
+    assert!(client.route_to("10.2.0.1").contains("dev mg0"));
+    let release = client.ask(&["release", "-c", file.to_str().unwrap()]);
     assert_eq!(release.status.code(), Some(1));
     // Nobody answers.
     let output = client.ask(&["initiate", "--child", "net", "--timeout", "1"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("no result within 1 s"));
     assert_eq!(client.signal(rustix::process::Signal::TERM), Some(0));
 
-    let mut config = fs::read_to_string(client.path("mitregate.toml")).unwrap();
-    for (interface, expected) in [
-        ("wlan7", "there is no interface wlan7"),
-        ("lo", "lo is no Ethernet interface"),
-    ] {
-        config = config.replace("interface = \"wan\"", &format!("interface = {interface:?}"));
-        fs::write(client.path("mitregate.toml"), &config).unwrap();
-        let error = client.fails_to_start();
-        assert!(error.contains(expected), "{error}");
-        config = config.replace(&format!("interface = {interface:?}"), "interface = \"wan\"");
-    }
-
     // The outer interface goes: so does the daemon, and nothing leaks.
-    fs::write(client.path("mitregate.toml"), &config).unwrap();
     client.start();
     client.ns.ip("link del wan");
     let code = client.daemon.take().unwrap().wait().unwrap().code();

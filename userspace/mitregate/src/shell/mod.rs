@@ -29,9 +29,9 @@ use crate::clock;
 use crate::config::Settings;
 use crate::control_socket::ControlSocket;
 use crate::log;
-use crate::net::{Link, Netlink};
 use crate::net::inner::InnerInterface;
 use crate::net::nexthop::{Events, NextHops};
+use crate::net::{Link, Netlink};
 use crate::placeholder::Placeholders;
 use event_loop::EventLoop;
 use switch::Switch;
@@ -57,17 +57,17 @@ pub fn run(settings: Settings) -> Result<ExitCode> {
 
 async fn daemon(mut settings: Settings) -> Result<()> {
     preflight::privileges()?;
+    let netlink = Netlink::connect()?;
+    // Before anything that can fail: what is protected is refused from here on, whether or not
+    // this start succeeds.
+    netlink.block(&settings.protected()).await?;
     let socket = ControlSocket::bind(&settings.daemon.control_socket)?;
     let events = Events::subscribe()?;
-    let netlink = Netlink::connect()?;
     let outer = preflight::outer(&netlink, &settings.outer).await?;
     let own = netlink.addresses(outer.index).await?;
     preflight::fill_addresses(&mut settings, &own)?;
     let addresses = settings.local_addresses();
     let placeholders = Placeholders::bind(&addresses)?;
-
-    // Before there are addresses to send from, and for good even if the rest fails.
-    netlink.block(&settings.protected()).await?;
     let inner = InnerInterface::create(&netlink, &settings.inner).await?;
     let started = start(&settings, &netlink, &inner, &outer, &addresses).await;
     let switch = match started {
