@@ -2,12 +2,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -15,6 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::protocol::{MAX_REQUEST, Request, Response};
 
+/// Command lines that wait to be taken.
+const BACKLOG: i32 = 128;
 /// Command lines at a time.
 const MAX_CLIENTS: usize = 32;
 /// A client that sends nothing is sent away after this time.
@@ -50,15 +53,19 @@ impl ControlSocket {
                 })?;
         }
         let lock = lock(path)?;
-        // Bound under another name and renamed when its permissions are right, so that nobody
-        // can connect in between, and a crashed daemon's socket is replaced.
+        // Bound under another name and renamed, so that a crashed daemon's socket is replaced.
         let new = with_suffix(path, ".new");
         let _ = fs::remove_file(&new);
         let bind = || -> io::Result<UnixListener> {
-            let listener = UnixListener::bind(&new)?;
-            fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // Before it has a name, so that at no time somebody else can connect, whatever the
+            // umask: the file gets the socket's mode.
+            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+            socket.bind(&SockAddr::unix(&new)?)?;
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
             fs::rename(&new, path)?;
-            Ok(listener)
+            UnixListener::from_std(socket.into())
         };
         let listener =
             bind().with_context(|| format!("cannot make the control socket {}", path.display()))?;
@@ -178,6 +185,8 @@ async fn send(writing: &mut (impl AsyncWriteExt + Unpin), response: &Response) -
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     async fn ask(path: &Path, line: &str) -> Vec<Response> {
@@ -196,10 +205,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/control.sock");
         let socket = ControlSocket::bind(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         let (calls, mut incoming) = mpsc::channel(1);
         let server = tokio::spawn(socket.serve(calls));
         let answering = tokio::spawn(async move {

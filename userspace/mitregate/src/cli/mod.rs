@@ -45,7 +45,8 @@ Examples:
   mitregate stats                                     how every packet ended
 
 What the tunnels protect never leaves in clear. Routes that see to that stay when the daemon ends;
-`mitregate release -c FILE` removes them.";
+`mitregate release -c FILE` removes them, and `mitregate protect -c FILE` makes them at boot, before
+there is a network.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -72,6 +73,8 @@ enum Command {
     #[command(visible_alias = "list")]
     ListSas,
     /// Bring a tunnel up, and wait until it carries data.
+    ///
+    /// How far it is, is told every 2 seconds on standard error.
     Initiate {
         /// Name of the child in the configuration, or connection/child.
         #[arg(long, value_name = "NAME")]
@@ -111,10 +114,22 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Refuse what a configuration protects until the daemon runs, by unreachable routes.
+    ///
+    /// The kernel forgets routes at a reboot, and until the daemon has started again, protected
+    /// traffic would take the default route in clear. Run this at boot before the network comes up:
+    /// in a systemd unit, `Type=oneshot`, `Before=network-pre.target`, `Wants=network-pre.target`,
+    /// `DefaultDependencies=no`, `ExecStart=mitregate protect -c FILE`. It needs no interface and no
+    /// daemon, and does no harm when it is run again or while the daemon runs. Its opposite is
+    /// `release`.
+    Protect {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// Remove the unreachable routes to what a configuration protects.
     ///
     /// They outlive the daemon on purpose: without them, protected traffic would take the default
-    /// route in clear. Refused while the daemon runs.
+    /// route in clear. Refused while the daemon runs. Its opposite is `protect`.
     Release {
         #[command(flatten)]
         config: ConfigFile,
@@ -164,7 +179,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         json,
         command,
     } = cli;
-    let ask = |request: &Request, timeout| client::ask(&socket, request, timeout, |_| Ok(()));
+    let ask = |request: &Request, timeout| {
+        client::ask(&socket, request, timeout, |progress| {
+            if !json {
+                writeln!(io::stderr(), "{}", waits(progress))?;
+            }
+            Ok(())
+        })
+    };
     match command {
         Command::Run { config } => match Settings::load(&config.file) {
             Ok(settings) => shell::run(settings),
@@ -221,6 +243,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let result = ask(&Request::Stats, None)?;
             show(&result, json, |result| stats::text(result, all))
         }
+        Command::Protect { config } => protect(&config.file, json),
         Command::Release { config } => release(&config.file, json),
     }
 }
@@ -271,6 +294,37 @@ fn complain(errors: &[crate::config::ConfigError], json: bool) -> io::Result<()>
     Ok(())
 }
 
+fn protect(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let settings = match Settings::load(file) {
+        Ok(settings) => settings,
+        Err(errors) => {
+            complain(&errors, json)?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let protected = settings.protected();
+    routing(async || Netlink::connect()?.block(&protected).await)?;
+    let networks: Vec<_> = protected
+        .iter()
+        .flat_map(|one| one.destination.route_destinations())
+        .map(|network| network.to_string())
+        .collect();
+    show(&json!({"ok": true, "protected": networks}), json, |_| {
+        if networks.is_empty() {
+            return "no connection protects anything\n".to_owned();
+        }
+        let line = |network| format!("{network} is refused outside a tunnel\n");
+        networks.iter().map(line).collect()
+    })
+}
+
+fn routing<T>(work: impl AsyncFnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(work())
+}
+
 fn release(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
     let settings = match Settings::load(file) {
         Ok(settings) => settings,
@@ -291,10 +345,7 @@ fn release(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|protected| protected.destination)
         .collect();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let removed = runtime.block_on(async { Netlink::connect()?.release(&destinations).await })?;
+    let removed = routing(async || Netlink::connect()?.release(&destinations).await)?;
     let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
     show(&json!({"ok": true, "released": removed}), json, |_| {
         if removed.is_empty() {
@@ -305,6 +356,13 @@ fn release(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
             .map(|prefix| format!("released {prefix}\n"))
             .collect()
     })
+}
+
+/// What a command is waiting for that takes long.
+fn waits(progress: &Value) -> String {
+    let seconds = progress["elapsed_ms"].as_u64().unwrap_or(0) / 1000;
+    let state = progress["state"].as_str().unwrap_or("?");
+    format!("after {seconds} s: {state}")
 }
 
 fn show(

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::table::{age, columns, grouped};
+use super::table::{age, bypasses, columns, grouped};
 
 pub fn text(list: &Value) -> String {
     let mut text = String::new();
@@ -20,7 +20,7 @@ pub fn text(list: &Value) -> String {
         text.push('\n');
         text += &self::tunnel(tunnel);
     }
-    text
+    text + &bypasses(&list["bypasses"])
 }
 
 fn ike_sa(sa: &Value) -> Vec<String> {
@@ -140,7 +140,11 @@ mod tests {
                     "last_rtt_us": 412, "spi_in": "01a2b3c4", "spi_out": "01d4e5f6",
                     "cipher": "aes256gcm16", "encap": "udp", "rekey_in_ms": 3_400_000
                 }]
-            }]
+            }],
+            "bypasses": {"count": 1, "routes": [{
+                "destination": "10.2.0.128/25", "interface": "wan", "metric": 0,
+                "protected": "10.2.0.0/24"
+            }]}
         });
         let expected = "\
 IKE SA  STATE        PEER    LOCAL             REMOTE            NAT   AGE
@@ -151,6 +155,10 @@ tunnel home/net (client): proven
   in 1,000 packets, 84,000 bytes; out 2 packets, 168 bytes
   EPOCH  STATE   FOR    PROOF  RTT      SPI IN    SPI OUT   CIPHER       ENCAP  REKEY IN
 * 1      proven  1m 4s  ping   0.412ms  01a2b3c4  01d4e5f6  aes256gcm16  udp    56m 40s
+
+1 route(s) past the tunnels, what they carry leaves in clear:
+  ROUTE          INTERFACE  METRIC  PROTECTED
+  10.2.0.128/25  wan        0       10.2.0.0/24
 ";
         assert_eq!(text(&list), expected);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::table::{age, columns, grouped};
+use super::table::{age, bypasses, columns, grouped};
 
 /// `all`: also what is 0.
 pub fn text(stats: &Value, all: bool) -> String {
@@ -27,13 +27,18 @@ pub fn text(stats: &Value, all: bool) -> String {
         text += &format!("\nWhat the {side} port counted:\n");
         text += &counters(&stats[side]["port"], all);
     }
-    text
+    text + &bypasses(&stats["bypasses"])
 }
 
 fn port(side: &str, port: &Value) -> String {
     let text = |key: &str| port[key].as_str().unwrap_or("?").to_owned();
+    let refused = if port["zero_copy"] == "refused" {
+        " (the driver refuses zero-copy)"
+    } else {
+        ""
+    };
     format!(
-        "{side} port: {} queue {}, XDP {}, AF_XDP {}\n",
+        "{side} port: {} queue {}, XDP {}, AF_XDP {}{refused}\n",
         text("interface"),
         port["queue"].as_u64().unwrap_or(0),
         text("xdp_mode"),
@@ -105,6 +110,7 @@ mod tests {
             "version": "0.1.0", "uptime_ms": 61000, "shared_umem": true,
             "outer": {
                 "interface": "wan", "queue": 0, "xdp_mode": "native", "socket_mode": "copy",
+                "zero_copy": "refused",
                 "classifier": {"esp": {"packets": 5, "no_socket": 1}, "ike": {"packets": 0, "no_socket": 0}},
                 "port": {"rx": 1234, "tx": 0}
             },
@@ -117,7 +123,7 @@ mod tests {
         let short = text(&stats, false);
         for there in [
             "up for 1m 1s",
-            "outer port: wan queue 0, XDP native, AF_XDP copy",
+            "outer port: wan queue 0, XDP native, AF_XDP copy (the driver refuses zero-copy)",
             "(1 without a socket)",
             "1,234",
         ] {

@@ -1,5 +1,7 @@
 //! Columns for people.
 
+use serde_json::Value;
+
 /// Rows of text, aligned; the first row is the heading.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = Vec::new();
@@ -19,6 +21,29 @@ pub fn columns(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The routes that take protected traffic past the tunnels; nothing if there are none.
+pub fn bypasses(bypasses: &Value) -> String {
+    let count = bypasses["count"].as_u64().unwrap_or(0);
+    if count == 0 {
+        return String::new();
+    }
+    let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let mut rows = vec![["  ROUTE", "INTERFACE", "METRIC", "PROTECTED"].map(str::to_owned).to_vec()];
+    for route in bypasses["routes"].as_array().into_iter().flatten() {
+        rows.push(vec![
+            format!("  {}", word(&route["destination"])),
+            word(&route["interface"]),
+            route["metric"].to_string(),
+            word(&route["protected"]),
+        ]);
+    }
+    format!(
+        "\n{} route(s) past the tunnels, what they carry leaves in clear:\n{}",
+        grouped(count),
+        columns(&rows)
+    )
 }
 
 /// 1234567 as 1,234,567.

@@ -191,8 +191,6 @@ async fn create_pair(handle: &Handle, namespace: &NetNs, config: &InnerConfig) -
         .mtu(config.mtu)
         .txqueuelen(QUEUE_FRAMES)
         .arp(false)
-        // What ethtool's flags do not reach (SCTP, tunnels): no packet of two segments or more.
-        .append_extra_attribute(LinkAttribute::GsoMaxSegs(1))
         .build();
     let result = handle.link().add(host).execute().await;
     result.map_err(io_error).with_context(|| {

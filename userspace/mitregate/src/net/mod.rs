@@ -1,5 +1,6 @@
 //! The host's network, by rtnetlink: links, addresses, routes, neighbours.
 
+pub mod guard;
 pub mod inner;
 pub mod nexthop;
 mod prefix;
@@ -62,6 +63,12 @@ impl Netlink {
             Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(io_error(error)).context(format!("cannot look up interface {name}")),
         }
+    }
+
+    /// What the link at `index` is called, if it is there.
+    pub(crate) async fn name_of(&self, index: Option<u32>) -> Option<String> {
+        let mut links = self.handle.link().get().match_index(index?).execute();
+        Some(parse_link(&links.try_next().await.ok()??).name)
     }
 
     /// The addresses of a link.

@@ -32,19 +32,25 @@ pub struct Protected {
 }
 
 impl Netlink {
-    /// Makes both routes of each destination. Refuses when another route would take the traffic
-    /// in clear.
+    /// Makes both routes of each destination. Refuses when another route would take all of the
+    /// traffic in clear; those that take a part are the [`Guard`](super::guard::Guard)'s.
     pub async fn protect(&self, interface: u32, protected: &[Protected]) -> Result<()> {
-        let foreign = self.foreign_routes(interface).await?;
-        let mut narrower = 0;
-        for wanted in protected.iter().flat_map(|one| one.destination.route_destinations()) {
-            narrower += check_foreign(wanted, &foreign)?;
-        }
-        if narrower > 0 {
-            // Right for a network of our own inside a wide selector, so only said.
-            tracing::warn!(
-                "{narrower} routes are narrower than a protected prefix: what they carry does not \
-                 enter the tunnel (`ip route` shows them, `log = \"debug\"` names them)"
+        let wanted: Vec<_> = protected
+            .iter()
+            .flat_map(|one| one.destination.route_destinations())
+            .collect();
+        let mut leak = None;
+        self.each_route(|route| {
+            if wanted.contains(&route.destination) && route.takes_from(route.destination, interface)
+            {
+                leak = Some((route.destination, route.metric));
+            }
+        })
+        .await?;
+        if let Some((destination, metric)) = leak {
+            bail!(
+                "the route to {destination} with metric {metric} would carry what the tunnel \
+                 protects in clear: remove it (`ip route del {destination} metric {metric}`)"
             );
         }
         // First what fails closed, then what opens.
@@ -55,8 +61,7 @@ impl Netlink {
         } in protected
         {
             for network in destination.route_destinations() {
-                self.replace(tunnel(network, interface, *source)?, network)
-                    .await?;
+                self.make_tunnel(network, interface, *source).await?;
             }
         }
         Ok(())
@@ -66,7 +71,7 @@ impl Netlink {
     pub async fn block(&self, protected: &[Protected]) -> Result<()> {
         for Protected { destination, .. } in protected {
             for network in destination.route_destinations() {
-                self.replace(unreachable(network)?, network).await?;
+                self.make_unreachable(network).await?;
             }
         }
         Ok(())
@@ -101,12 +106,28 @@ impl Netlink {
 
     /// Our unreachable routes, whatever configuration made them.
     pub async fn unreachable_routes(&self) -> Result<Vec<Prefix>> {
-        let routes = self.main_routes().await?;
-        Ok(routes
-            .iter()
-            .filter(|route| route.ours && route.kind == RouteType::Unreachable)
-            .map(|route| route.destination)
-            .collect())
+        let mut destinations = Vec::new();
+        self.each_route(|route| {
+            if route.is_unreachable() {
+                destinations.push(route.destination);
+            }
+        })
+        .await?;
+        Ok(destinations)
+    }
+
+    pub(super) async fn make_unreachable(&self, network: Prefix) -> Result<()> {
+        self.replace(unreachable(network)?, network).await
+    }
+
+    pub(super) async fn make_tunnel(
+        &self,
+        network: Prefix,
+        interface: u32,
+        source: Option<IpAddr>,
+    ) -> Result<()> {
+        self.replace(tunnel(network, interface, source)?, network)
+            .await
     }
 
     async fn replace(&self, route: RouteMessage, network: Prefix) -> Result<()> {
@@ -116,46 +137,71 @@ impl Netlink {
         })
     }
 
-    async fn foreign_routes(&self, interface: u32) -> Result<Vec<Route>> {
-        let mut routes = self.main_routes().await?;
-        routes.retain(|route| !route.ours && route.interface != Some(interface));
-        Ok(routes)
-    }
-
-    async fn main_routes(&self) -> Result<Vec<Route>> {
-        let mut routes = Vec::new();
+    /// Shows `visit` the main table, a route at a time: it may be a large one.
+    pub(super) async fn each_route(&self, mut visit: impl FnMut(Listed)) -> Result<()> {
         for message in [
             RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
             RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
         ] {
-            let answers: Vec<_> = self
-                .handle()
-                .route()
-                .get(message)
-                .execute()
-                .try_collect()
+            let mut answers = self.handle().route().get(message).execute();
+            while let Some(answer) = answers
+                .try_next()
                 .await
                 .map_err(io_error)
-                .context("cannot list routes")?;
-            routes.extend(answers.iter().filter_map(parse));
+                .context("cannot list routes")?
+            {
+                if let Some(route) = listed(&answer) {
+                    visit(route);
+                }
+            }
         }
-        Ok(routes)
+        Ok(())
     }
 }
 
-/// Dump of one route of the main table.
+/// A route of the main table, as the kernel lists it.
 #[derive(Debug)]
-struct Route {
-    destination: Prefix,
-    metric: u32,
-    interface: Option<u32>,
+pub(super) struct Listed {
+    pub(super) destination: Prefix,
+    pub(super) metric: u32,
+    /// None, too, if there are several.
+    pub(super) interface: Option<u32>,
     kind: RouteType,
     ours: bool,
 }
 
-fn parse(message: &RouteMessage) -> Option<Route> {
+impl Listed {
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.ours && self.kind == RouteType::Unreachable && self.metric == UNREACHABLE_METRIC
+    }
+
+    pub(super) fn is_tunnel(&self, interface: u32) -> bool {
+        self.ours && self.interface == Some(interface) && self.metric == TUNNEL_METRIC
+    }
+
+    /// Whether it is somebody else's and takes traffic to `network` before our routes do: all of
+    /// it, or what is within a narrower prefix.
+    pub(super) fn takes_from(&self, network: Prefix, interface: u32) -> bool {
+        let destination = self.destination;
+        let before = destination.len() > network.len() || self.metric <= UNREACHABLE_METRIC;
+        let foreign = !self.ours && self.interface != Some(interface);
+        foreign && before && self.leaks() && network.contains(destination)
+    }
+
+    fn leaks(&self) -> bool {
+        let v6 = match self.destination.address() {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(v6),
+        };
+        self.kind == RouteType::Unicast
+            && !v6.is_some_and(|v6| v6.is_unicast_link_local() || v6.is_multicast())
+    }
+}
+
+/// None for routes of other tables.
+pub(super) fn listed(message: &RouteMessage) -> Option<Listed> {
     let mut table = u32::from(message.header.table);
-    let mut route = Route {
+    let mut route = Listed {
         destination: match message.header.address_family {
             rtnetlink::packet_route::AddressFamily::Inet => {
                 Prefix::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0)?
@@ -187,35 +233,6 @@ fn parse(message: &RouteMessage) -> Option<Route> {
         }
     }
     (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
-}
-
-/// Refuses a route that takes all of `wanted` before ours; answers with how many take a part.
-fn check_foreign(wanted: Prefix, foreign: &[Route]) -> Result<usize> {
-    let mut narrower = 0;
-    for route in foreign.iter().filter(|route| leaks(route)) {
-        let Route { destination, metric, .. } = route;
-        if *destination == wanted && *metric <= UNREACHABLE_METRIC {
-            bail!(
-                "the route to {destination} with metric {metric} would carry what the tunnel \
-                 protects in clear: remove it (`ip route del {destination} metric {metric}`)"
-            );
-        }
-        if wanted.contains(*destination) && destination.len() > wanted.len() {
-            tracing::debug!("the route to {destination} is narrower than the protected {wanted}");
-            narrower += 1;
-        }
-    }
-    Ok(narrower)
-}
-
-fn leaks(route: &Route) -> bool {
-    matches!(route.kind, RouteType::Unicast)
-        && !(route.destination.address().is_ipv6()
-            && (is_link_local(route.destination) || route.destination.address().is_multicast()))
-}
-
-fn is_link_local(prefix: Prefix) -> bool {
-    matches!(prefix.address(), IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn unreachable(network: Prefix) -> Result<RouteMessage> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mitregate_control::{Command, ControlEvent, PingStats, Ticket, UserPingEvent};
+use mitregate_control::{Command, ControlEvent, ListView, PingStats, Ticket, UserPingEvent};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -12,16 +12,108 @@ use crate::protocol::{Request, Response};
 /// Shortest time between two pings that somebody asks for.
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Whoever waits is told this often how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
 /// Requests that are under way.
 #[derive(Default)]
 pub struct Calls {
-    waiting: BTreeMap<Ticket, UnboundedSender<Response>>,
+    waiting: BTreeMap<Ticket, Waiting>,
+}
+
+struct Waiting {
+    responses: UnboundedSender<Response>,
+    subject: Option<Subject>,
+    since: Duration,
+    next_progress: Duration,
+}
+
+/// What a request that may take a while is about.
+pub enum Subject {
+    /// A tunnel, by its child's name or as `connection/child`.
+    Tunnel(String),
+    /// A connection.
+    Connection(String),
+}
+
+impl Subject {
+    /// Of a request; None if that tells of its progress by itself.
+    pub fn of(request: &Request) -> Option<Self> {
+        match request {
+            Request::Initiate { child } | Request::TerminateChild { child } => {
+                Some(Self::Tunnel(child.clone()))
+            }
+            Request::TerminateIke { connection } => Some(Self::Connection(connection.clone())),
+            Request::ListSas | Request::Stats | Request::Ping { .. } => None,
+        }
+    }
+
+    /// How far it is, in words.
+    fn state(&self, list: &ListView) -> String {
+        let named = |name: &str| {
+            list.tunnels.iter().find(|tunnel| {
+                let child = tunnel.name.split_once('/').map(|(_, child)| child);
+                tunnel.name == name || child == Some(name)
+            })
+        };
+        let connection = match self {
+            Self::Connection(connection) => connection,
+            Self::Tunnel(name) => {
+                let tunnel = named(name);
+                if let Some(epoch) = tunnel.and_then(|tunnel| tunnel.epochs.last()) {
+                    return format!("epoch {} is {}", epoch.id, epoch.state);
+                }
+                tunnel.map_or("", |tunnel| {
+                    tunnel.name.split_once('/').map_or("", |(connection, _)| connection)
+                })
+            }
+        };
+        let mut ike_sas = list.ike_sas.iter().rev();
+        match ike_sas.find(|sa| sa.connection.as_deref() == Some(connection)) {
+            Some(sa) => format!("IKE SA with {} is {}", sa.remote, sa.state),
+            None => "no IKE SA: waiting to try again".to_owned(),
+        }
+    }
 }
 
 impl Calls {
     /// Waits for what a command leads to.
-    pub fn wait(&mut self, ticket: Ticket, responses: UnboundedSender<Response>) {
-        self.waiting.insert(ticket, responses);
+    pub fn wait(
+        &mut self,
+        now: Duration,
+        ticket: Ticket,
+        subject: Option<Subject>,
+        responses: UnboundedSender<Response>,
+    ) {
+        let waiting = Waiting {
+            responses,
+            subject,
+            since: now,
+            next_progress: now + PROGRESS_EVERY,
+        };
+        self.waiting.insert(ticket, waiting);
+    }
+
+    /// When somebody is next to be told how far it is.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let waiting = self.waiting.values().filter(|one| one.subject.is_some());
+        waiting.map(|one| one.next_progress).min()
+    }
+
+    /// Tells those who have waited for long, and forgets those who have gone.
+    pub fn handle_timeout(&mut self, now: Duration, list: &ListView) {
+        self.waiting.retain(|_, one| {
+            let Some(subject) = one.subject.as_ref().filter(|_| one.next_progress <= now) else {
+                return true;
+            };
+            one.next_progress = now + PROGRESS_EVERY;
+            let elapsed = now.saturating_sub(one.since).as_millis();
+            let progress = json!({
+                "elapsed_ms": u64::try_from(elapsed).unwrap_or(u64::MAX),
+                "state": subject.state(list),
+            });
+            one.responses.send(Response::Progress { progress }).is_ok()
+        });
     }
 
     /// Tells whoever waits. Answers with the ticket of a ping that nobody waits for any more.
@@ -29,14 +121,14 @@ impl Calls {
         match event {
             ControlEvent::Ping { ticket, event } => self.ping(*ticket, *event),
             ControlEvent::Finished { ticket } => {
-                let responses = self.waiting.remove(ticket)?;
+                let Waiting { responses, .. } = self.waiting.remove(ticket)?;
                 let _ = responses.send(Response::Done {
                     result: json!({"ok": true}),
                 });
                 None
             }
             ControlEvent::Failed { ticket, reason } => {
-                let responses = self.waiting.remove(ticket)?;
+                let Waiting { responses, .. } = self.waiting.remove(ticket)?;
                 let _ = responses.send(Response::Error {
                     message: reason.clone(),
                 });
@@ -47,7 +139,7 @@ impl Calls {
     }
 
     fn ping(&mut self, ticket: Ticket, event: UserPingEvent) -> Option<Ticket> {
-        let responses = self.waiting.get(&ticket)?;
+        let Waiting { responses, .. } = self.waiting.get(&ticket)?;
         let progress = match event {
             UserPingEvent::Reply {
                 epoch,
@@ -122,7 +214,7 @@ mod tests {
         let mut calls = Calls::default();
         let (responses, mut incoming) = unbounded_channel();
         let ticket = Ticket(7);
-        calls.wait(ticket, responses);
+        calls.wait(Duration::ZERO, ticket, None, responses);
         let reply = |seq| ControlEvent::Ping {
             ticket,
             event: UserPingEvent::Reply {
@@ -147,8 +239,10 @@ mod tests {
     fn commands_end_once() {
         let mut calls = Calls::default();
         let (responses, mut incoming) = unbounded_channel();
-        calls.wait(Ticket(1), responses.clone());
-        calls.wait(Ticket(2), responses);
+        for ticket in [Ticket(1), Ticket(2)] {
+            calls.wait(Duration::ZERO, ticket, None, responses.clone());
+        }
+        drop(responses);
         calls.note(&ControlEvent::Failed {
             ticket: Ticket(2),
             reason: "no".into(),
@@ -168,5 +262,30 @@ mod tests {
             })
         );
         assert!(incoming.try_recv().is_err());
+    }
+
+    #[test]
+    fn who_waits_for_long_hears_of_it() {
+        let mut calls = Calls::default();
+        let list = ListView {
+            connections: Vec::new(),
+            ike_sas: Vec::new(),
+            tunnels: Vec::new(),
+        };
+        let (responses, mut incoming) = unbounded_channel();
+        let child = "net".to_owned();
+        let subject = Subject::of(&Request::Initiate { child });
+        calls.wait(Duration::from_secs(5), Ticket(1), subject, responses);
+        assert_eq!(calls.poll_timeout(), Some(Duration::from_secs(7)));
+        calls.handle_timeout(Duration::from_secs(6), &list);
+        assert!(incoming.try_recv().is_err());
+        calls.handle_timeout(Duration::from_secs(7), &list);
+        let state = "no IKE SA: waiting to try again";
+        let progress = json!({"elapsed_ms": 2000, "state": state});
+        assert_eq!(incoming.try_recv(), Ok(Response::Progress { progress }));
+        // Somebody who has gone is forgotten.
+        drop(incoming);
+        calls.handle_timeout(Duration::from_secs(9), &list);
+        assert_eq!(calls.poll_timeout(), None);
     }
 }

@@ -18,12 +18,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedSender};
 
-use super::calls::{self, Calls};
+use super::calls::{self, Calls, Subject};
 use super::egress::Egress;
 use super::stats;
 use super::switch::Switch;
 use crate::clock::{self, Timer};
 use crate::control_socket::Call;
+use crate::net::guard::Guard;
 use crate::net::nexthop::{Change, Events, NextHops, REFRESH};
 use crate::protocol::{Request, Response};
 
@@ -47,6 +48,7 @@ pub struct EventLoop {
     control: Control,
     switch: Switch,
     egress: Egress,
+    guard: Guard,
     calls: Calls,
     timer: Timer,
     worker_events: AsyncFd<OwnedFd>,
@@ -59,13 +61,15 @@ pub struct EventLoop {
     behind: bool,
     /// Routes have changed: when to look, once for all that changed until then.
     routes_due: Option<Duration>,
+    /// The same for the tunnels' own routes, and those that compete with them.
+    guard_due: Option<Duration>,
     /// Set while shutting down: when to go without the peers' confirmation.
     ending: Option<Duration>,
     ended: bool,
 }
 
 impl EventLoop {
-    pub fn new(control: Control, switch: Switch, hops: NextHops) -> Result<Self> {
+    pub fn new(control: Control, switch: Switch, hops: NextHops, guard: Guard) -> Result<Self> {
         let fd = switch.worker().event_fd().try_clone_to_owned()?;
         // Deprecated for types that lie about their descriptor; OwnedFd does not.
         #[allow(deprecated)]
@@ -75,6 +79,7 @@ impl EventLoop {
             control,
             switch,
             egress: Egress::new(hops),
+            guard,
             calls: Calls::default(),
             timer: Timer::new()?,
             worker_events,
@@ -84,6 +89,7 @@ impl EventLoop {
             next_refresh: now + REFRESH,
             behind: false,
             routes_due: None,
+            guard_due: None,
             ending: None,
             ended: false,
         })
@@ -118,7 +124,7 @@ impl EventLoop {
                     Some(first) => self.kernel_event(&first, &mut events).await?,
                     None => bail!("the kernel's route events have ended"),
                 },
-                Some(call) = calls.recv() => self.call(call),
+                Some(call) = calls.recv() => self.call(call).await,
                 which = either(&mut terminate, &mut interrupt) => self.end(which),
             }
         }
@@ -135,6 +141,8 @@ impl EventLoop {
             self.control.poll_timeout(),
             retry,
             self.routes_due,
+            self.guard_due,
+            self.calls.poll_timeout(),
             self.ending,
             Some(self.next_refresh),
         ]
@@ -378,12 +386,20 @@ impl EventLoop {
             self.next_refresh = now + REFRESH;
             self.egress.tend(now).await;
             self.routes_due = Some(now);
+            self.guard_due = Some(now);
             self.switch.flush_logs();
         }
         if self.routes_due.is_some_and(|due| due <= now) {
             self.routes_due = None;
             let changed = self.egress.routes_changed(self.switch.worker()).await;
             self.after_change(changed);
+        }
+        if self.guard_due.is_some_and(|due| due <= now) {
+            let netlink = self.egress.hops().netlink();
+            self.guard_due = self.guard.check(netlink, now).await?;
+        }
+        if self.calls.poll_timeout().is_some_and(|due| due <= now) {
+            self.calls.handle_timeout(now, &self.control.list(now));
         }
         Ok(())
     }
@@ -395,8 +411,13 @@ impl EventLoop {
     ) -> Result<()> {
         let now = self.tick();
         let mut changes: Vec<_> = self.egress.hops().note(first).into_iter().collect();
+        let mut ours = self.guard.concerned_by(first);
         while let Some(event) = events.try_next() {
             changes.extend(self.egress.hops().note(&event));
+            ours |= self.guard.concerned_by(&event);
+        }
+        if ours && self.guard_due.is_none() {
+            self.guard_due = Some(now + ROUTES_SETTLE);
         }
         if changes.contains(&Change::OuterGone) {
             bail!("outer interface {} is gone", self.switch.outer().interface);
@@ -431,26 +452,28 @@ impl EventLoop {
             .handle_command(self.now, ControlCommand::PathChanged);
     }
 
-    fn call(&mut self, call: Call) {
+    async fn call(&mut self, call: Call) {
         let now = self.tick();
         let Call { request, responses } = call;
+        let list = || self.control.list(now);
         match request {
-            Request::ListSas => done(&responses, &self.control.list(now)),
+            Request::ListSas => {
+                let list = serde_json::to_value(list()).unwrap_or_default();
+                self.done(&responses, list).await;
+            }
             Request::Stats => {
                 let uptime = now.saturating_sub(self.started).as_millis();
                 let uptime = u64::try_from(uptime).unwrap_or(u64::MAX);
-                let list = self.control.list(now);
-                done(
-                    &responses,
-                    &stats::stats(&self.switch, uptime, self.egress.dropped(), &list),
-                );
+                let stats = stats::stats(&self.switch, uptime, self.egress.dropped(), &list());
+                self.done(&responses, stats).await;
             }
             request => {
+                let subject = Subject::of(&request);
                 let Some(command) = calls::command(request) else {
                     return;
                 };
                 match self.control.handle_command(now, command) {
-                    Ok(ticket) => self.calls.wait(ticket, responses),
+                    Ok(ticket) => self.calls.wait(now, ticket, subject, responses),
                     Err(error) => {
                         let _ = responses.send(Response::Error {
                             message: error.to_string(),
@@ -459,6 +482,12 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// With what the routes outside do to the tunnels.
+    async fn done(&mut self, responses: &UnboundedSender<Response>, mut result: Value) {
+        result["bypasses"] = self.guard.view(self.egress.hops().netlink()).await;
+        let _: Result<(), _> = responses.send(Response::Done { result });
     }
 
     fn end(&mut self, signal: &str) {
@@ -475,16 +504,6 @@ impl EventLoop {
             self.ended = true;
         }
     }
-}
-
-fn done(responses: &UnboundedSender<Response>, result: &impl serde::Serialize) {
-    let response = match serde_json::to_value(result) {
-        Ok(result) => Response::Done { result },
-        Err(error) => Response::Error {
-            message: error.to_string(),
-        },
-    };
-    let _: Result<(), _> = responses.send(response);
 }
 
 fn refused(tunnel: u32, epoch: Option<mitregate_esp::ids::EpochId>, reason: Refusal) {

@@ -29,6 +29,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::control_socket::ControlSocket;
 use crate::log;
+use crate::net::guard::Guard;
 use crate::net::inner::InnerInterface;
 use crate::net::nexthop::{Events, NextHops};
 use crate::net::{Link, Netlink};
@@ -78,13 +79,15 @@ async fn daemon(mut settings: Settings) -> Result<()> {
             return Err(error);
         }
     };
+    let mut guard = Guard::new(&settings.inner, inner.index(), settings.protected());
+    guard.check(&netlink, clock::now()).await?;
     let hops = NextHops::open(netlink, outer).await?;
     let control = Control::new(clock::now(), settings.control, Box::new(random()?))
         .map_err(|error| anyhow!("{}: {error}", settings.file.display()))?;
     let (calls, incoming) = mpsc::channel(CALLS);
     let server = tokio::spawn(socket.serve(calls));
 
-    let mut event_loop = EventLoop::new(control, switch, hops)?;
+    let mut event_loop = EventLoop::new(control, switch, hops, guard)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     let result = event_loop.run(events, incoming).await;
     let (switch, hops) = event_loop.into_parts();

@@ -56,6 +56,7 @@ fn side(side: &Side, port: &PortStats) -> Value {
         "xdp_mode": xdp_word(side.classifier.mode()),
         "xdp_fallback": side.classifier.fallback(),
         "socket_mode": socket_word(side.socket_mode),
+        "zero_copy": side.zero_copy,
         "classifier": classifier,
         "port": {
             "rx": port.rx,

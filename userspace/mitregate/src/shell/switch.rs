@@ -44,6 +44,8 @@ pub struct Side {
     pub queue: u32,
     /// How the AF_XDP socket is bound.
     pub socket_mode: Mode,
+    /// What came of asking for zero-copy: `active` or `refused`; `off` if it was not asked for.
+    pub zero_copy: &'static str,
     /// Attached as long as this lives.
     pub classifier: Classifier,
 }
@@ -84,10 +86,11 @@ impl Switch {
         config.core = settings.daemon.cpu;
         let worker = spawn(&config, ports).context("cannot start the worker thread")?;
 
-        let side = |interface: &str, queue, socket_mode, classifier| Side {
+        let side = |interface: &str, queue, socket_mode, asked, classifier| Side {
             interface: interface.to_owned(),
             queue,
             socket_mode,
+            zero_copy: zero_copy_word(asked, socket_mode),
             classifier,
         };
         let mut switch = Self {
@@ -96,11 +99,24 @@ impl Switch {
                 &outer.name,
                 settings.outer.queue,
                 modes[0],
+                settings.outer.zero_copy,
                 outer_classifier,
             ),
-            inner: side(inner.name(), INNER_QUEUE, modes[1], inner_classifier),
+            inner: side(
+                inner.name(),
+                INNER_QUEUE,
+                modes[1],
+                false,
+                inner_classifier,
+            ),
             shared_memory,
         };
+        if switch.outer.zero_copy == "refused" {
+            tracing::info!(
+                "zero-copy was asked for, and the driver of {} refuses it: copy mode",
+                outer.name
+            );
+        }
         let [outer_socket, inner_socket] = sockets;
         for (side, socket) in
             [(&mut switch.outer, outer_socket), (&mut switch.inner, inner_socket)]
@@ -216,7 +232,11 @@ fn open(
         Err(error) if error.is_mode_mismatch() => {
             tracing::debug!("{error}");
             let inner_umem = memory()?;
-            let config = XskConfig::new(inner.far_index(), INNER_QUEUE, &inner_umem);
+            let config = XskConfig {
+                // A veth has no other.
+                mode: ModeRequest::Copy,
+                ..XskConfig::new(inner.far_index(), INNER_QUEUE, &inner_umem)
+            };
             let inner_port = open_inner(config)?.with_context(whose)?;
             let memory = Memory::Split {
                 outer: pool(&umem)?,
@@ -248,5 +268,13 @@ pub fn socket_word(mode: Mode) -> &'static str {
     match mode {
         Mode::ZeroCopy => "zero-copy",
         Mode::Copy => "copy",
+    }
+}
+
+fn zero_copy_word(asked: bool, mode: Mode) -> &'static str {
+    match (mode, asked) {
+        (Mode::ZeroCopy, _) => "active",
+        (Mode::Copy, true) => "refused",
+        (Mode::Copy, false) => "off",
     }
 }
