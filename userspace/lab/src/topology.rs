@@ -11,6 +11,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::{
         linux::net::SocketAddrExt,
         unix::{
@@ -19,13 +20,14 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::{netns::Netns, sh};
+use crate::{interrupt, netns::Netns, sh};
 
 /// The client, behind the NAT.
 pub const CLIENT_WAN: &str = "192.168.1.2";
@@ -44,10 +46,12 @@ pub const CLIENT_INNER: &str = "10.1.0.1";
 /// What the tunnel protects behind the gateway.
 pub const PROTECTED_NET: &str = "10.2.0.0/24";
 
+/// Configurations, secrets, control sockets and the record of each lab.
+const RUN: &str = "/run/mitregate/lab";
+const LOGS: &str = "/var/log/mitregate-lab";
 /// What the lab writes there.
 const LOG_FILES: [&str; 5] = ["client.log", "gw.log", "iperf3.log", "leaked.pcap", "file"];
-const LOGS: &str = "/var/log/mitregate-lab";
-const RUN: &str = "/run/mitregate/lab";
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Frames that may wait for a veth's other end. Without a queue discipline it would drop in
 /// silence what its ring of 256 does not take.
 const QUEUE: u32 = 1000;
@@ -289,11 +293,17 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// One process at a time works on a lab.
+/// One process at a time works on a lab. Somebody who is about to finish is waited for; so is a
+/// child between fork and exec, which still holds what its parent has let go.
 fn lock(name: &str) -> Result<UnixListener> {
     let address = SocketAddr::from_abstract_name(format!("mitregate-lab/{name}"))?;
-    UnixListener::bind_addr(&address)
-        .with_context(|| format!("another mitregate-lab is at work on `{name}`"))
+    let what = format!("another mitregate-lab to be done with `{name}`");
+    interrupt::wait_for(&what, LOCK_PATIENCE, || {
+        match UnixListener::bind_addr(&address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+            other => Ok(Some(other?)),
+        }
+    })
 }
 
 fn read_record(run: &Path) -> Result<Option<Record>> {
@@ -304,7 +314,7 @@ fn read_record(run: &Path) -> Result<Option<Record>> {
                 .with_context(|| format!("{} is damaged", path.display()))?;
             Ok(Some(record))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
