@@ -174,11 +174,12 @@ impl<O: Port, I: Port> Worker<O, I> {
             self.pipeline.outer_batch(now, &mut self.batch);
         }
         let received = self.inner.rx(&mut self.batch, self.burst);
+        // Between the two: a packet that came after a command meets what the command has changed.
+        work += self.commands(now);
         if received > 0 {
             work += received;
             self.pipeline.inner_batch(now, &mut self.batch);
         }
-        work += self.commands(now);
         work += self.transmit()?;
         self.pipeline.refill(&mut self.outer, &mut self.inner);
         if self.pipeline.take_raised() {
