@@ -343,7 +343,9 @@ fn explain_attach(interface: &str, mode: Mode, error: ProgramError) -> Error {
                 interface: interface.to_owned(),
             };
         }
-        (_, Some(Errno::OPNOTSUPP | Errno::NOSYS)) => "its driver has no such XDP".to_owned(),
+        (_, Some(Errno::OPNOTSUPP | Errno::NOSYS)) => {
+            "its driver has no such XDP (mode generic needs none)".to_owned()
+        }
         // veth, virtio and others: one packet must fit one page.
         (_, Some(Errno::RANGE | Errno::MSGSIZE)) => {
             "its MTU, or its peer's, is too large for XDP: at most about 3500 bytes".to_owned()
