@@ -9,15 +9,16 @@
 
 #![allow(dead_code)]
 
+use std::collections::HashSet;
+use std::fmt;
 use std::fs;
-use std::io::Read;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::process::{Child, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -70,7 +71,7 @@ pub struct End {
 impl End {
     pub fn new(what: &str) -> Self {
         let end = Self {
-            ns: TestNs::new(what),
+            ns: quiet(what),
             dir: tempfile::tempdir().unwrap(),
             daemon: None,
         };
@@ -137,7 +138,9 @@ impl End {
             .spawn()
             .unwrap();
         self.daemon = Some(daemon);
-        self.eventually("the daemon to answer", |end| end.sas().is_object());
+        self.eventually("the daemon to answer", |end| {
+            end.sas()["tunnels"].is_array()
+        });
     }
 
     /// What a daemon says that must not start.
@@ -170,7 +173,8 @@ impl End {
     }
 
     pub fn ask(&self, args: &[&str]) -> Output {
-        Command::new(MITREGATE)
+        self.ns
+            .command(MITREGATE)
             .arg("--json")
             .arg("--socket")
             .arg(self.path("control.sock"))
@@ -278,6 +282,20 @@ impl Drop for End {
     }
 }
 
+/// A namespace whose kernel says nothing by itself: no IPv6, and so no neighbour discovery.
+fn quiet(what: &str) -> TestNs {
+    let ns = TestNs::new(what);
+    let off = "for all in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 > $all; done";
+    assert!(
+        ns.command("sh")
+            .args(["-c", off])
+            .status()
+            .unwrap()
+            .success()
+    );
+    ns
+}
+
 /// Both ends, and the wire.
 pub struct Lab {
     pub client: End,
@@ -291,20 +309,14 @@ impl Lab {
         let lab = Self {
             client: End::new(&format!("{what}c")),
             gateway: End::new(&format!("{what}g")),
-            middle: TestNs::new(&format!("{what}m")),
+            middle: quiet(&format!("{what}m")),
         };
         let middle = &lab.middle;
         middle.ip("link add br0 type bridge mcast_snooping 0");
-        middle.ip("link set br0 addrgenmode none");
         for (end, port, address) in [(&lab.client, "c0", CLIENT), (&lab.gateway, "g0", GATEWAY)] {
             middle.wire(port, &end.ns, "wan");
-            for ns in [middle, &end.ns] {
-                let device = if ns.name == middle.name { port } else { "wan" };
-                // Quiet: no neighbour discovery of IPv6 on the wire.
-                ns.ip(&format!("link set {device} addrgenmode none"));
-                ns.ip(&format!("-6 addr flush dev {device}"));
-                ns.ip(&format!("link set {device} mtu {OUTER_MTU}"));
-            }
+            middle.ip(&format!("link set {port} mtu {OUTER_MTU}"));
+            end.ns.ip(&format!("link set wan mtu {OUTER_MTU}"));
             middle.ip(&format!("link set {port} master br0"));
             end.ns.ip(&format!("addr add {address}/24 dev wan"));
         }
@@ -377,62 +389,152 @@ impl Lab {
     }
 }
 
-/// `ping` from the client's protected address to the gateway's, until told to end.
-pub struct Ping {
-    child: Child,
-    stdout: ChildStdout,
+/// Steady numbered datagrams from the client's protected address, echoed behind the gateway.
+pub struct Pings {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl Ping {
-    /// `interval` in seconds, as text.
-    pub fn start(client: &End, interval: &str) -> Self {
-        let mut child = client
-            .ns
-            .command("ping")
-            .args(["-q", "-i", interval, "-I", INNER_CLIENT, INNER_GATEWAY])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = child.stdout.take().unwrap();
-        Self { child, stdout }
+#[derive(Default)]
+struct Shared {
+    sending: AtomicBool,
+    ended: AtomicBool,
+    sent: AtomicU64,
+    /// In the order in which the gateway's side got them.
+    arrived: Mutex<Vec<u64>>,
+    /// In the order in which they came back.
+    answered: Mutex<Vec<u64>>,
+}
+
+/// What became of [`Pings`].
+pub struct Pinged {
+    pub sent: u64,
+    /// In the order in which the gateway's side got them.
+    pub arrived: Vec<u64>,
+    /// In the order in which they came back.
+    pub answered: Vec<u64>,
+}
+
+impl fmt::Debug for Pinged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = |got: &[u64]| -> Vec<u64> {
+            let got: HashSet<_> = got.iter().collect();
+            (0..self.sent).filter(|n| !got.contains(n)).collect()
+        };
+        f.debug_struct("Pinged")
+            .field("sent", &self.sent)
+            .field("arrived", &self.arrived.len())
+            .field("did_not_arrive", &missing(&self.arrived))
+            .field("answered", &self.answered.len())
+            .field("not_answered", &missing(&self.answered))
+            .finish()
+    }
+}
+
+impl Pinged {
+    /// Each one arrived and came back, once, in order.
+    #[track_caller]
+    pub fn all_in_order(&self) {
+        let all: Vec<_> = (0..self.sent).collect();
+        assert!(self.arrived == all && self.answered == all, "{self:?}");
+    }
+}
+
+impl Pings {
+    /// Bytes of UDP payload, of which the marker is a part.
+    const LEN: usize = 64;
+
+    pub fn start(lab: &Lab, interval: Duration) -> Self {
+        let shared = Arc::new(Shared::default());
+        shared.sending.store(true, Relaxed);
+        let server = lab.gateway.udp(&format!("{INNER_GATEWAY}:7"));
+        let client = Arc::new(lab.client.udp(&format!("{INNER_CLIENT}:0")));
+        let echo = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || {
+                let mut buffer = [0; Self::LEN];
+                while !shared.ended.load(Relaxed) {
+                    if let Ok((len, from)) = server.recv_from(&mut buffer) {
+                        shared.arrived.lock().unwrap().push(number(&buffer[..len]));
+                        let _ = server.send_to(&buffer[..len], from);
+                    }
+                }
+            })
+        };
+        let send = {
+            let (shared, client) = (Arc::clone(&shared), Arc::clone(&client));
+            std::thread::spawn(move || {
+                for n in 0_u64.. {
+                    if !shared.sending.load(Relaxed) {
+                        return;
+                    }
+                    let mut datagram = [&n.to_be_bytes()[..], MARKER].concat();
+                    datagram.resize(Self::LEN, 0);
+                    // Without a daemon there is no route, and that is as it must be.
+                    let _ = client.send_to(&datagram, (INNER_GATEWAY, 7));
+                    shared.sent.store(n + 1, Relaxed);
+                    std::thread::sleep(interval);
+                }
+            })
+        };
+        let receive = {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || {
+                let mut buffer = [0; Self::LEN];
+                while !shared.ended.load(Relaxed) {
+                    if let Ok(len) = client.recv(&mut buffer) {
+                        shared.answered.lock().unwrap().push(number(&buffer[..len]));
+                    }
+                }
+            })
+        };
+        Self {
+            shared,
+            threads: vec![echo, send, receive],
+        }
     }
 
-    /// How many were sent and answered; `lost` excludes a last one that was still under way.
-    #[track_caller]
-    pub fn stop(mut self) -> Pings {
-        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
-        let mut text = String::new();
-        self.stdout.read_to_string(&mut text).unwrap();
-        self.child.wait().unwrap();
-        let number = |before: &str| -> u64 {
-            let words: Vec<_> = text.split([' ', ',']).filter(|w| !w.is_empty()).collect();
-            let at = words.iter().position(|word| *word == before).unwrap();
-            words[at - 1].parse().unwrap()
-        };
-        let (sent, answered) = (number("packets"), number("received"));
-        Pings {
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Relaxed)
+    }
+
+    pub fn answered(&self) -> usize {
+        self.shared.answered.lock().unwrap().len()
+    }
+
+    /// Sends no more, and gives what is under way its time.
+    pub fn stop(mut self) -> Pinged {
+        self.shared.sending.store(false, Relaxed);
+        self.threads.remove(1).join().unwrap();
+        let sent = self.sent();
+        let start = Instant::now();
+        let mut answered = self.answered();
+        while (answered as u64) < sent && start.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(20));
+            answered = self.answered();
+        }
+        self.shared.ended.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
+        let taken = |of: &Mutex<Vec<u64>>| std::mem::take(&mut *of.lock().unwrap());
+        Pinged {
             sent,
-            answered,
-            lost: (sent - answered).saturating_sub(1),
-            duplicates: text.contains("duplicates"),
+            arrived: taken(&self.shared.arrived),
+            answered: taken(&self.shared.answered),
         }
     }
 }
 
-impl Drop for Ping {
+impl Drop for Pings {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.shared.sending.store(false, Relaxed);
+        self.shared.ended.store(true, Relaxed);
     }
 }
 
-/// What `ping` has counted.
-#[derive(Debug)]
-pub struct Pings {
-    pub sent: u64,
-    pub answered: u64,
-    pub lost: u64,
-    pub duplicates: bool,
+fn number(datagram: &[u8]) -> u64 {
+    u64::from_be_bytes(datagram[..8].try_into().unwrap())
 }
 
 /// An AF_PACKET socket on a port of the bridge.
@@ -644,7 +746,14 @@ pub fn ipv4(like: &[u8], protocol: u8, payload: &[u8]) -> Vec<u8> {
     repaired(frame)
 }
 
-/// As [`ipv4()`], in UDP from and to the same port.
+/// From somebody on the wire to the one that `like` goes to.
+pub fn from_stranger(like: &[u8], port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut like = like[..34].to_vec();
+    like[26..30].copy_from_slice(&STRANGER.octets());
+    udp(&like, port, payload)
+}
+
+/// As [`ipv4()`], in UDP without a checksum, from and to the same port.
 pub fn udp(like: &[u8], port: u16, payload: &[u8]) -> Vec<u8> {
     let mut datagram = [port.to_be_bytes(), port.to_be_bytes()].concat();
     datagram.extend([0; 4]);
