@@ -30,6 +30,7 @@ fn help_teaches() {
         "terminate",
         "ping",
         "stats",
+        "protect",
         "release",
     ] {
         assert!(text.contains(command), "{command} not in {text}");
@@ -98,7 +99,7 @@ fn check_config_names_file_line_and_field() {
         (&value["errors"][0]["line"], &value["errors"][0]["field"]),
         (&3.into(), &"outer.mode".into())
     );
-    for command in ["run", "release"] {
+    for command in ["run", "protect", "release"] {
         let output = mitregate(&[command, "-c", file]);
         assert_eq!(output.status.code(), Some(1), "{command}");
         assert!(stderr(&output).contains("a.toml:3"), "{}", stderr(&output));

@@ -30,7 +30,11 @@ pub fn bypasses(bypasses: &Value) -> String {
         return String::new();
     }
     let word = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    let mut rows = vec![["  ROUTE", "INTERFACE", "METRIC", "PROTECTED"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["  ROUTE", "INTERFACE", "METRIC", "PROTECTED"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for route in bypasses["routes"].as_array().into_iter().flatten() {
         rows.push(vec![
             format!("  {}", word(&route["destination"])),

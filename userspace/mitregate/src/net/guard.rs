@@ -132,12 +132,18 @@ impl Guard {
         } else {
             let there = netlink.addresses(self.index).await?;
             let addresses = self.addresses.iter().copied();
-            missing.addresses = addresses.filter(|address| !there.contains(address)).collect();
+            missing.addresses = addresses
+                .filter(|address| !there.contains(address))
+                .collect();
         }
         if missing.is_empty() {
             return Ok(None);
         }
-        if let Some(next) = self.repaired.map(|at| at + REPAIR_EVERY).filter(|next| *next > now) {
+        if let Some(next) = self
+            .repaired
+            .map(|at| at + REPAIR_EVERY)
+            .filter(|next| *next > now)
+        {
             return Ok(Some(next));
         }
         self.repaired = Some(now);
@@ -201,7 +207,9 @@ impl Guard {
         }
         let interface = &self.interface;
         for address in &missing.addresses {
-            tracing::warn!("{address} was removed from interface {interface}: it is put there again");
+            tracing::warn!(
+                "{address} was removed from interface {interface}: it is put there again"
+            );
             let request = netlink.handle().address();
             let add = request.add(self.index, address.address(), address.len());
             add.replace().execute().await.map_err(io_error)?;
@@ -237,7 +245,9 @@ impl Guard {
     fn wanted(&self) -> impl Iterator<Item = (Prefix, Option<std::net::IpAddr>)> + '_ {
         self.protected.iter().flat_map(|protected| {
             let networks = protected.destination.route_destinations();
-            networks.into_iter().map(|network| (network, protected.source))
+            networks
+                .into_iter()
+                .map(|network| (network, protected.source))
         })
     }
 }

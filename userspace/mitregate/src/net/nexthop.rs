@@ -206,7 +206,10 @@ impl NextHops {
         let mut changed = Vec::new();
         for (peer, path) in &mut self.paths {
             let Some(path) = path else { continue };
-            let mac = self.neighbours.get(&path.next_hop).and_then(|(_, mac)| *mac);
+            let mac = self
+                .neighbours
+                .get(&path.next_hop)
+                .and_then(|(_, mac)| *mac);
             if path.mac != mac {
                 path.mac = mac;
                 changed.push(*peer);

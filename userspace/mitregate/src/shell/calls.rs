@@ -64,7 +64,10 @@ impl Subject {
                     return format!("epoch {} is {}", epoch.id, epoch.state);
                 }
                 tunnel.map_or("", |tunnel| {
-                    tunnel.name.split_once('/').map_or("", |(connection, _)| connection)
+                    tunnel
+                        .name
+                        .split_once('/')
+                        .map_or("", |(connection, _)| connection)
                 })
             }
         };

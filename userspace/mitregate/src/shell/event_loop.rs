@@ -376,7 +376,11 @@ impl EventLoop {
             tracing::info!("the machine was asleep: checking all tunnels");
             self.path_changed();
         }
-        if self.control.poll_timeout().is_some_and(|deadline| deadline <= now) {
+        if self
+            .control
+            .poll_timeout()
+            .is_some_and(|deadline| deadline <= now)
+        {
             self.control.handle_timeout(now);
         }
         if std::mem::take(&mut self.behind) {

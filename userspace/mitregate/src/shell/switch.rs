@@ -102,13 +102,7 @@ impl Switch {
                 settings.outer.zero_copy,
                 outer_classifier,
             ),
-            inner: side(
-                inner.name(),
-                INNER_QUEUE,
-                modes[1],
-                false,
-                inner_classifier,
-            ),
+            inner: side(inner.name(), INNER_QUEUE, modes[1], false, inner_classifier),
             shared_memory,
         };
         if switch.outer.zero_copy == "refused" {
@@ -118,9 +112,10 @@ impl Switch {
             );
         }
         let [outer_socket, inner_socket] = sockets;
-        for (side, socket) in
-            [(&mut switch.outer, outer_socket), (&mut switch.inner, inner_socket)]
-        {
+        for (side, socket) in [
+            (&mut switch.outer, outer_socket),
+            (&mut switch.inner, inner_socket),
+        ] {
             let socket = socket.context("cannot hand over the socket")?;
             side.classifier.set_socket(side.queue, socket.as_fd())?;
         }
