@@ -10,6 +10,7 @@
 //! | [`control_socket`], [`protocol`] | how the command line reaches the daemon |
 //! | [`clock`] | CLOCK_BOOTTIME, and a timer on it |
 //! | [`netns`], `ethtool` | the two small places with `unsafe` |
+#![deny(unsafe_code)]
 
 pub mod cli;
 pub mod clock;

@@ -1,4 +1,5 @@
 //! `mitregate`: the daemon and its command line.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

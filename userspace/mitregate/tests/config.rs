@@ -401,6 +401,13 @@ fn values_that_make_no_sense() {
         ),
         (
             "log = \"debug\"",
+            "replay_window = 64",
+            "replay_window",
+            "daemon.replay_window",
+            "4096 to 65536",
+        ),
+        (
+            "log = \"debug\"",
             "workers = 2",
             "workers",
             "daemon.workers",

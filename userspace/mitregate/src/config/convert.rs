@@ -155,11 +155,13 @@ fn daemon(check: &mut Check<'_>, daemon: &file::Daemon) -> DaemonSettings {
     if daemon.cpus.len() > 1 {
         check.error(&at.key("cpus"), "has more CPUs than there are workers (1)");
     }
-    // RFC 4303 §3.4.3 asks for 64; fast links reorder more. The upper end is 8 KiB per SA.
-    if !(64..=65536).contains(&daemon.replay_window) {
+    // Links reorder; the upper end costs 8 KiB per SA.
+    let windows = Config::REPLAY_WINDOW..=65536;
+    if !windows.contains(&daemon.replay_window) {
+        let (min, max) = windows.into_inner();
         check.error(
             &at.key("replay_window"),
-            "is not within 64 to 65536 packets",
+            format!("is not within {min} to {max} packets"),
         );
     }
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&daemon.log) {

@@ -10,22 +10,22 @@ use mitregate::netns::NetNs;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Whether the tests that need root and network namespaces can run; says so if not.
+/// Whether the tests that need root and network namespaces can run.
 pub fn privileged() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: needs root for network namespaces");
-    }
-    root
+    rustix::process::geteuid().is_root() || skip("needs root for network namespaces")
 }
 
-/// Whether the binary has the eBPF objects that the data plane needs; says so if not.
+/// Whether the binary has the eBPF objects that the data plane needs.
 pub fn has_data_plane() -> bool {
-    let built = mitregate_classifier::object::logging().is_ok();
-    if !built {
-        eprintln!("skipped: built without the eBPF objects (`cargo xtask build` makes them)");
-    }
-    built
+    mitregate_classifier::object::logging().is_ok()
+        || skip("built without the eBPF objects (`cargo xtask build` makes them)")
+}
+
+/// Says why a test does nothing; where all are to run (MITREGATE_TEST_ALL=1), it fails instead.
+fn skip(why: &str) -> bool {
+    assert!(std::env::var_os("MITREGATE_TEST_ALL").is_none(), "{why}");
+    eprintln!("skipped: {why}");
+    false
 }
 
 /// A namespace that is deleted when dropped.
