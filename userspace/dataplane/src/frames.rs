@@ -77,6 +77,12 @@ impl Frames {
         }
     }
 
+    /// Whether every frame can be sent by either port.
+    #[inline(always)]
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.memory, Memory::Shared(_))
+    }
+
     /// The packet in a frame that the port of `side` can send: the same frame where the memory is
     /// shared, else a copy, or `None`, and the packet lost, if there is no frame for one.
     #[inline]
@@ -155,14 +161,23 @@ impl TxQueue {
         }
     }
 
-    /// Gives the frame back if too many wait.
-    #[inline]
+    /// Takes a data packet; gives it back if too many wait.
     pub(crate) fn push(&mut self, frame: Frame) -> Result<(), Frame> {
         if self.data.len() >= self.limit {
             return Err(frame);
         }
         self.data.push_back(frame);
         Ok(())
+    }
+
+    /// Takes a whole burst of data packets, or none if that would be too many.
+    #[inline]
+    pub(crate) fn take_all(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let fits = self.data.len() + frames.len() <= self.limit;
+        if fits {
+            self.data.extend(frames.drain(..));
+        }
+        fits
     }
 
     /// As [`TxQueue::push`], for one of a bounded number of packets that were held.

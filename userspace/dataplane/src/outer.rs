@@ -247,20 +247,22 @@ impl Template {
     /// Fills in what depends on the packet, the checksum by what the template's own sum leaves.
     #[inline(always)]
     fn fill_ipv4(&self, ip: &mut [u8; 20], len: usize, carried: Carried) {
-        let [len_hi, len_lo] = length(len);
-        let flags = match self.df {
-            DfPolicy::Copy => u8::from(carried.dont_fragment) << 6,
-            DfPolicy::Set => 0x40,
+        let flags: u16 = match self.df {
+            DfPolicy::Copy => u16::from(carried.dont_fragment) << 14,
+            DfPolicy::Set => 0x4000,
             DfPolicy::Clear => 0,
         };
-        let [id_hi, id_lo] = carried.id.to_be_bytes();
+        let len = u16::from_be_bytes(length(len));
         let class = self.class(carried).0;
-        ip[..8].copy_from_slice(&[0x45, class, len_hi, len_lo, id_hi, id_lo, flags, 0]);
-        let sum = self.sum
-            + u32::from(class)
-            + u32::from(u16::from_be_bytes([len_hi, len_lo]))
-            + u32::from(carried.id)
-            + (u32::from(flags) << 8);
+        // Version and header length, class, total length, identification, flags.
+        let head = 0x45 << 56
+            | u64::from(class) << 48
+            | u64::from(len) << 32
+            | u64::from(carried.id) << 16
+            | u64::from(flags);
+        ip[..8].copy_from_slice(&head.to_be_bytes());
+        let varying = [u16::from(class), len, carried.id, flags].map(u32::from);
+        let sum = self.sum + varying[0] + varying[1] + varying[2] + varying[3];
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);
         let [.., sum_hi, sum_lo] = (!sum).to_be_bytes();

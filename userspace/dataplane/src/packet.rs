@@ -1,8 +1,11 @@
 //! What the data path needs to know of a packet's headers, read at once.
 //!
-//! Nearly every packet is IPv4 without options in an untagged frame, so that one is read from a
-//! fixed array, without a branch per field; all others go through the views of `mitregate-wire`.
-//! A property test holds the two against each other.
+//! Nearly every packet is IPv4 without options in an untagged frame. That one is read from a fixed
+//! array, without a branch per field; all others go through the views of `mitregate-wire`, out of
+//! line. Whoever calls asks for the plain packet first and goes on with either in a function that
+//! is compiled into both ways: where they joined, an [`Ip`] would be put together in memory, piece
+//! by piece, and read back at once, which costs more than it holds. A property test holds the two
+//! against each other.
 
 use mitregate_wire::{
     eth::{self, EtherType},
@@ -45,31 +48,24 @@ pub(crate) struct Ip {
 }
 
 impl Ip {
-    /// Reads the packet that an EtherType announces; `None` if it is malformed.
+    /// An IPv4 packet without options, all right, and with at least 4 bytes of payload; else `None`.
     #[inline(always)]
-    pub(crate) fn new_checked(ether_type: EtherType, bytes: &[u8]) -> Option<Self> {
-        match bytes.first_chunk::<24>() {
-            Some(head) if head[0] == 0x45 && ether_type == EtherType::IPV4 => {
-                Self::plain_ipv4(head, bytes.len()).or_else(|| Self::any(ether_type, bytes))
-            }
-            _ => Self::any(ether_type, bytes),
+    pub(crate) fn plain(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.first_chunk::<24>()?;
+        if head[0] != 0x45 {
+            return None;
         }
-    }
-
-    /// Version 4, no options, and at least 4 bytes of payload that are there; else `None`.
-    #[inline(always)]
-    fn plain_ipv4(head: &[u8; 24], available: usize) -> Option<Self> {
         let half = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
         let word =
             |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let len = usize::from(half(2));
         // Ones' complement: the carries of 32-bit words fold into 16 bits in the end (RFC 1071).
-        let sum: u64 = [0, 4, 8, 12, 16].map(|at| u64::from(word(at))).iter().sum();
+        let wide = |at: usize| u64::from(word(at));
+        let sum = wide(0) + wide(4) + wide(8) + wide(12) + wide(16);
         let sum = (sum & 0xffff_ffff) + (sum >> 32);
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        if len < 24 || len > available || sum != 0xffff {
+        if len < 24 || len > bytes.len() || sum != 0xffff {
             return None;
         }
         let fragment = half(6);
@@ -102,8 +98,9 @@ impl Ip {
         })
     }
 
+    /// Any packet; `None` if it is malformed, or not what the EtherType announces.
     #[cold]
-    fn any(ether_type: EtherType, bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn any(ether_type: EtherType, bytes: &[u8]) -> Option<Self> {
         let packet = ip::Packet::new_checked(bytes).ok()?;
         let (addrs, dont_fragment) = match &packet {
             ip::Packet::V4(v4) => {
@@ -137,26 +134,23 @@ impl Ip {
     }
 }
 
-/// The IP packet in an Ethernet frame, and where it starts.
+/// The plain packet in an untagged frame, behind [`eth::HEADER_LEN`] bytes.
 #[inline(always)]
-pub(crate) fn in_frame(frame: &[u8]) -> Result<(usize, Ip), Fate> {
-    let plain = frame.get(12..14) == Some(&[0x08, 0x00]);
-    let (at, ether_type) = if plain {
-        (eth::HEADER_LEN, EtherType::IPV4)
-    } else {
-        link(frame)?
-    };
-    let packet = frame.get(at..).ok_or(Fate::BadHeader)?;
-    Ip::new_checked(ether_type, packet)
-        .map(|ip| (at, ip))
-        .ok_or(Fate::BadHeader)
+pub(crate) fn plain_in_frame(frame: &[u8]) -> Option<Ip> {
+    match frame.split_first_chunk::<{ eth::HEADER_LEN }>() {
+        Some(([.., 0x08, 0x00], packet)) => Ip::plain(packet),
+        _ => None,
+    }
 }
 
+/// Any packet in a frame, and where it starts.
 #[cold]
-fn link(frame: &[u8]) -> Result<(usize, EtherType), Fate> {
+pub(crate) fn any_in_frame(frame: &[u8]) -> Result<(usize, Ip), Fate> {
     let frame = eth::Frame::new_checked(frame).map_err(|_| Fate::BadHeader)?;
     match frame.ether_type() {
-        ether_type @ (EtherType::IPV4 | EtherType::IPV6) => Ok((frame.header_len(), ether_type)),
+        ether_type @ (EtherType::IPV4 | EtherType::IPV6) => Ip::any(ether_type, frame.payload())
+            .map(|ip| (frame.header_len(), ip))
+            .ok_or(Fate::BadHeader),
         _ => Err(Fate::NotIp),
     }
 }
@@ -187,10 +181,9 @@ mod tests {
                 let sum = checksum::checksum(&bytes[..20]);
                 bytes[10..12].copy_from_slice(&sum.to_be_bytes());
             }
-            for ether_type in [EtherType::IPV4, EtherType::IPV6] {
-                let long = Ip::any(ether_type, &bytes);
-                prop_assert_eq!(Ip::new_checked(ether_type, &bytes), long);
-            }
+            let any = Ip::any(EtherType::IPV4, &bytes);
+            let is_plain = bytes[0] == 0x45 && any.is_some_and(|ip| ip.len >= 24);
+            prop_assert_eq!(Ip::plain(&bytes), any.filter(|_| is_plain));
         }
     }
 }

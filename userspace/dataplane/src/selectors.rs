@@ -44,7 +44,6 @@ impl<A: Copy + Ord> Rule<A> {
         }
     }
 
-    #[inline(always)]
     fn matches(&self, address: A, protocol: u8, port: Option<u16>) -> bool {
         self.start <= address
             && address <= self.end
@@ -88,42 +87,113 @@ impl Side {
     }
 }
 
-#[inline(always)]
 fn any<A: Copy + Ord>(rules: &[Rule<A>], address: A, protocol: u8, port: Option<u16>) -> bool {
     rules
         .iter()
         .any(|rule| rule.matches(address, protocol, port))
 }
 
+/// What can be said of selectors at a glance: the least and the greatest address of each side.
+/// For most tunnels that is all there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outline {
+    local: [u32; 2],
+    remote: [u32; 2],
+    /// Whether every IPv4 packet within is meant.
+    exact: bool,
+}
+
+/// What an [`Outline`] says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Glance {
+    Yes,
+    No,
+    /// It takes a closer look.
+    Perhaps,
+}
+
+impl Outline {
+    fn new(local: &Side, remote: &Side) -> Self {
+        let hull = |side: &Side| {
+            let start = side.v4.iter().map(|rule| rule.start).min();
+            let end = side.v4.iter().map(|rule| rule.end).max();
+            // Of no rules, a range without any address.
+            [start.unwrap_or(u32::MAX), end.unwrap_or(0)]
+        };
+        let exact = |side: &Side| matches!(&*side.v4, [rule] if rule.addresses_only);
+        Self {
+            local: hull(local),
+            remote: hull(remote),
+            exact: exact(local) && exact(remote),
+        }
+    }
+
+    #[inline(always)]
+    fn glance(&self, addrs: Addrs, outbound: bool) -> Glance {
+        let Addrs::V4 { src, dst } = addrs else {
+            return Glance::Perhaps;
+        };
+        let (local, remote) = if outbound { (src, dst) } else { (dst, src) };
+        let within = |address: u32, [start, end]: [u32; 2]| start <= address && address <= end;
+        match within(local, self.local) && within(remote, self.remote) {
+            true if self.exact => Glance::Yes,
+            true => Glance::Perhaps,
+            false => Glance::No,
+        }
+    }
+
+    /// Whether a packet of ours may take this way, by the rules that this is the outline of.
+    #[inline(always)]
+    pub(crate) fn allows_outbound(&self, flow: &Flow, rules: impl FnOnce() -> bool) -> bool {
+        match self.glance(flow.addrs, true) {
+            Glance::Yes => true,
+            Glance::No => false,
+            Glance::Perhaps => rules(),
+        }
+    }
+}
+
 /// [`Selectors`], ready for packets.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
+    outline: Outline,
     local: Side,
     remote: Side,
 }
 
 impl Rules {
     pub(crate) fn new(Selectors { local, remote }: Selectors) -> Self {
+        let (local, remote) = (Side::new(&local), Side::new(&remote));
         Self {
-            local: Side::new(&local),
-            remote: Side::new(&remote),
+            outline: Outline::new(&local, &remote),
+            local,
+            remote,
         }
+    }
+
+    pub(crate) fn outline(&self) -> Outline {
+        self.outline
     }
 
     /// Whether a packet of ours may take this way.
     #[inline(always)]
     pub(crate) fn allow_outbound(&self, flow: &Flow) -> bool {
-        within(flow, &self.local, &self.remote)
+        self.outline
+            .allows_outbound(flow, || within(flow, &self.local, &self.remote))
     }
 
     /// Whether a packet of the peer's may come this way.
     #[inline(always)]
     pub(crate) fn allow_inbound(&self, flow: &Flow) -> bool {
-        within(flow, &self.remote, &self.local)
+        match self.outline.glance(flow.addrs, false) {
+            Glance::Yes => true,
+            Glance::No => false,
+            Glance::Perhaps => within(flow, &self.remote, &self.local),
+        }
     }
 }
 
-#[inline(always)]
+#[cold]
 fn within(flow: &Flow, from: &Side, to: &Side) -> bool {
     let (src_port, dst_port) = flow.ports.unzip();
     match flow.addrs {

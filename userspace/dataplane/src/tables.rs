@@ -3,6 +3,11 @@
 //! Made by the control thread, changed only by commands between batches, dropped by the control
 //! thread again.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "made once with all its room, and never iterated"
+)]
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -18,7 +23,7 @@ use crate::{
     event::Refusal,
     outer::{OuterHeader, Template},
     packet::Flow,
-    selectors::{Rules, Selectors},
+    selectors::{Outline, Rules, Selectors},
     spi::SpiTable,
 };
 
@@ -210,8 +215,8 @@ impl<T> Slab<T> {
 pub(crate) struct Tables {
     tunnels: Slab<Tunnel>,
     tunnel_slots: HashMap<TunnelId, u32>,
-    /// Slots of the tunnels in the order of the policy.
-    policy: Vec<u32>,
+    /// The tunnels in the order of the policy: outlines of their selectors, and their slots.
+    policy: Vec<(Outline, u32)>,
     epochs: Slab<Epoch>,
     spis: SpiTable,
 }
@@ -253,13 +258,13 @@ impl Tables {
     }
 
     /// The first tunnel in the order of the policy that takes an outbound packet of this flow.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn by_flow(&self, flow: &Flow) -> Option<u32> {
-        self.policy.iter().copied().find(|&slot| {
-            self.tunnels
-                .get(slot)
-                .is_some_and(|tunnel| tunnel.policy.allow_outbound(flow))
-        })
+        let takes = |&&(outline, slot): &&(Outline, u32)| {
+            let tunnel = || self.tunnels.get(slot).map(|tunnel| &tunnel.policy);
+            outline.allows_outbound(flow, || tunnel().is_some_and(|p| p.allow_outbound(flow)))
+        };
+        self.policy.iter().find(takes).map(|&(_, slot)| slot)
     }
 
     /// Slots of a tunnel and of one of its epochs.
@@ -288,12 +293,13 @@ impl Tables {
         if self.tunnel_slots.contains_key(&id) {
             return Err((Refusal::Duplicate, tunnel));
         }
+        let outline = tunnel.policy.outline();
         let slot = self
             .tunnels
             .insert(tunnel)
             .map_err(|tunnel| (Refusal::TableFull, tunnel))?;
         self.tunnel_slots.insert(id, slot);
-        self.policy.push(slot);
+        self.policy.push((outline, slot));
         Ok(())
     }
 
@@ -301,7 +307,7 @@ impl Tables {
     pub(crate) fn remove_tunnel(&mut self, slot: u32) -> Option<Box<Tunnel>> {
         let tunnel = self.tunnels.remove(slot)?;
         self.tunnel_slots.remove(&tunnel.id);
-        self.policy.retain(|&other| other != slot);
+        self.policy.retain(|&(_, other)| other != slot);
         Some(tunnel)
     }
 

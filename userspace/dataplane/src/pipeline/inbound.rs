@@ -8,15 +8,15 @@ use std::{
 
 use mitregate_esp::{OpenError, Opened, WorkerId};
 use mitregate_wire::{
-    esp,
+    esp::{self, Spi},
     eth::{self, EtherType},
     icmp,
-    ip::{self, Ecn, protocol},
+    ip::{self, Ecn, TrafficClass, protocol},
     udp::{self, NatT},
 };
 use mitregate_xsk::Frame;
 
-use super::{Events, Hop, Pipeline, Stray, Tick, write_link};
+use super::{Events, Hop, InnerLink, Pipeline, Tick, Verdict, write_link};
 use crate::{
     event::Event,
     fate::Fate,
@@ -37,7 +37,7 @@ pub(super) enum Inspected {
     Drop(Fate),
 }
 
-/// Places in the chunk, which has at most 4096 bytes.
+/// Places in the frame, which has at most 4096 bytes.
 pub(super) struct EspPacket {
     /// Slot of the epoch that the SPI names.
     epoch: u32,
@@ -48,8 +48,10 @@ pub(super) struct EspPacket {
 }
 
 impl EspPacket {
-    fn range(&self) -> Range<usize> {
-        self.start.into()..self.end.into()
+    /// The place in the chunk of a frame that starts at `offset`.
+    #[inline(always)]
+    fn range(&self, offset: usize) -> Range<usize> {
+        offset + usize::from(self.start)..offset + usize::from(self.end)
     }
 }
 
@@ -61,8 +63,7 @@ enum Content {
 }
 
 #[inline(always)]
-fn classify(frame: &[u8]) -> Result<Content, Fate> {
-    let (at, ip) = packet::in_frame(frame)?;
+fn classify(frame: &[u8], at: usize, ip: &Ip) -> Result<Content, Fate> {
     if ip.is_fragment {
         return Err(Fate::Fragment);
     }
@@ -113,76 +114,163 @@ fn endpoints(frame: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     ))
 }
 
-fn inspect(bytes: &[u8], offset: usize, tables: &Tables, me: WorkerId, workers: u8) -> Inspected {
-    let (range, ecn) = match classify(bytes) {
-        Ok(Content::Esp(range, ecn)) => (range, ecn),
-        Ok(Content::Control) => return Inspected::Control,
-        Err(fate) => return Inspected::Drop(fate),
-    };
-    let Ok(packet) = esp::Packet::new_checked(bytes.get(range.clone()).unwrap_or_default()) else {
-        return Inspected::Drop(Fate::Runt);
-    };
-    // SPIs up to 255 are reserved (RFC 4303 §2.1) and never ours.
-    let Some(spi) = packet.spi() else {
-        return Inspected::Drop(Fate::NoSpi);
-    };
-    if let Some(epoch) = tables.by_spi(spi.get()) {
-        let at = |byte: usize| u16::try_from(offset + byte).unwrap_or(u16::MAX);
-        let (start, end) = (at(range.start), at(range.end));
-        return Inspected::Esp(EspPacket {
-            epoch,
-            start,
-            end,
-            ecn,
+/// Whose SPIs are whose, and what has been found.
+///
+/// Findings are pushed where they are made: handed up as a value, each would be written and read
+/// back twice.
+struct Inspection<'a> {
+    tables: &'a Tables,
+    me: WorkerId,
+    workers: u8,
+    found: Vec<Inspected>,
+}
+
+impl Inspection<'_> {
+    #[inline(always)]
+    fn inspect(&mut self, frame: &[u8], at: usize, ip: &Ip) {
+        match classify(frame, at, ip) {
+            Ok(Content::Esp(range, ecn)) => self.look_up(frame, range, ecn),
+            Ok(Content::Control) => self.found.push(Inspected::Control),
+            Err(fate) => self.found.push(Inspected::Drop(fate)),
+        }
+    }
+
+    #[cold]
+    fn inspect_any(&mut self, frame: &[u8]) {
+        match packet::any_in_frame(frame) {
+            Ok((at, ip)) => self.inspect(frame, at, &ip),
+            Err(fate) => self.found.push(Inspected::Drop(fate)),
+        }
+    }
+
+    #[inline(always)]
+    fn look_up(&mut self, frame: &[u8], range: Range<usize>, ecn: Ecn) {
+        let Ok(packet) = esp::Packet::new_checked(frame.get(range.clone()).unwrap_or_default())
+        else {
+            return self.found.push(Inspected::Drop(Fate::Runt));
+        };
+        match self.tables.by_spi(packet.raw_spi()) {
+            Some(epoch) => {
+                let at = |byte: usize| u16::try_from(byte).unwrap_or(u16::MAX);
+                let (start, end) = (at(range.start), at(range.end));
+                self.found.push(Inspected::Esp(EspPacket {
+                    epoch,
+                    start,
+                    end,
+                    ecn,
+                }));
+            }
+            None => self.unknown(packet.spi()),
+        }
+    }
+
+    /// An SPI without an SA here; `None` is a reserved one (RFC 4303 §2.1), which is never ours.
+    #[cold]
+    fn unknown(&mut self, spi: Option<Spi>) {
+        self.found.push(match spi.and_then(WorkerId::owner_of) {
+            Some(owner) if owner != self.me && owner.0 < self.workers => Inspected::Stray(owner),
+            _ => Inspected::Drop(Fate::NoSpi),
         });
     }
-    match WorkerId::owner_of(spi) {
-        Some(owner) if owner != me && owner.0 < workers => Inspected::Stray(owner),
-        _ => Inspected::Drop(Fate::NoSpi),
+}
+
+/// Takes an authentic inner packet, at the start of `content`; returns its length, behind which
+/// there is TFC padding (RFC 4303 §2.7).
+#[inline(always)]
+fn accept(
+    epoch: &Epoch,
+    link: &InnerLink,
+    content: &mut [u8],
+    ip: &Ip,
+    outer_ecn: Ecn,
+) -> Result<usize, Fate> {
+    if !epoch.selectors.allow_inbound(&ip.flow) {
+        return Err(Fate::SelectorMismatch);
     }
+    if ip.len > usize::from(link.mtu) {
+        return Err(Fate::TooBig);
+    }
+    if ip.class.ecn() != outer_ecn {
+        copy_congestion(content, ip.class, outer_ecn)?;
+    }
+    if link.hop == Hop::Forward && ip::decrement_hop_limit(content) == Ok(0) {
+        return Err(Fate::TtlExpired);
+    }
+    epoch.counters.packets_in.add(1);
+    epoch.counters.bytes_in.add(ip.len as u64);
+    Ok(ip.len)
+}
+
+/// As [`accept`], for a packet that has to be read the long way.
+#[cold]
+fn accept_any(
+    epoch: &Epoch,
+    link: &InnerLink,
+    content: &mut [u8],
+    ether_type: EtherType,
+    outer_ecn: Ecn,
+) -> Result<usize, Fate> {
+    let ip = Ip::any(ether_type, content).ok_or(Fate::BadInner)?;
+    accept(epoch, link, content, &ip, outer_ecn)
+}
+
+/// RFC 6040 §4.2.
+#[cold]
+fn copy_congestion(content: &mut [u8], class: TrafficClass, outer: Ecn) -> Result<(), Fate> {
+    let ecn = Ecn::decapsulate(class.ecn(), outer).ok_or(Fate::EcnDrop)?;
+    ip::set_traffic_class(content, class.with_ecn(ecn)).map_err(|_| Fate::BadInner)
 }
 
 impl Pipeline {
     /// Takes a burst from the outer port; `frames` is empty afterwards.
     ///
-    /// In two passes: the first reads every header and looks up every SA, so that the cache misses
-    /// of a burst overlap, the second deciphers.
+    /// In three passes: the first reads every header and looks up every SA, so that the cache misses
+    /// of a burst overlap, the second deciphers, the third moves the frames.
     pub fn outer_batch(&mut self, now: Duration, frames: &mut Vec<Frame>) {
         let tick = Tick::new(now);
-        let mut inspected = std::mem::take(&mut self.inspected);
         let umem = self.frames.umem(Side::Outer);
-        let (me, workers) = (self.config.worker, self.config.workers);
-        inspected.extend(frames.iter().map(|frame| {
-            inspect(
-                umem.bytes(frame),
-                frame.range().start,
-                &self.tables,
-                me,
-                workers,
-            )
-        }));
-        for (mut frame, inspected) in frames.drain(..).zip(inspected.drain(..)) {
-            match inspected {
-                Inspected::Esp(packet) => match self.open(tick, &mut frame, &packet) {
-                    Ok(()) => self.send_data(frame, Side::Inner),
-                    Err(fate) => self.end(frame, fate),
-                },
-                Inspected::Control => {
-                    let fate = self.tell_outer(tick, &frame);
-                    self.end(frame, fate);
-                }
-                Inspected::Stray(owner) => self.strays.push(Stray { owner, frame }),
-                Inspected::Drop(fate) => self.end(frame, fate),
+        let mut inspection = Inspection {
+            tables: &self.tables,
+            me: self.config.worker,
+            workers: self.config.workers,
+            found: std::mem::take(&mut self.inspected),
+        };
+        for frame in frames.iter() {
+            let bytes = umem.bytes(frame);
+            match packet::plain_in_frame(bytes) {
+                Some(ip) => inspection.inspect(bytes, eth::HEADER_LEN, &ip),
+                None => inspection.inspect_any(bytes),
             }
         }
+        let mut inspected = inspection.found;
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        for (frame, inspected) in frames.iter_mut().zip(inspected.drain(..)) {
+            verdicts.push(match inspected {
+                Inspected::Esp(packet) => match self.open(tick, frame, &packet) {
+                    Ok(range) => {
+                        frame.set_range(range);
+                        Verdict::Send
+                    }
+                    Err(fate) => Verdict::End(fate),
+                },
+                Inspected::Control => Verdict::End(self.tell_outer(tick, frame)),
+                Inspected::Stray(owner) => Verdict::Stray(owner),
+                Inspected::Drop(fate) => Verdict::End(fate),
+            });
+        }
         self.inspected = inspected;
-        self.hand_over();
+        self.dispatch(frames, verdicts, Side::Inner);
     }
 
-    /// Turns an ESP packet into the frame for the inner port. The error is the fate of a packet
-    /// that does not go there, though it may be a good one.
-    #[inline]
-    fn open(&mut self, tick: Tick, frame: &mut Frame, packet: &EspPacket) -> Result<(), Fate> {
+    /// Makes of an ESP packet a frame for the inner port; returns where in the chunk it then lies.
+    /// The error is the fate of a packet that does not go there, though it may be a good one.
+    #[inline(always)]
+    fn open(
+        &mut self,
+        tick: Tick,
+        frame: &mut Frame,
+        packet: &EspPacket,
+    ) -> Result<Range<usize>, Fate> {
         let Self {
             tables,
             frames,
@@ -195,67 +283,60 @@ impl Pipeline {
         let epoch = tables.epoch_mut(packet.epoch).ok_or(Fate::NoSpi)?;
         let headers = frame.range();
         let chunk = frames.umem(Side::Outer).chunk_mut(frame);
-        let opened = match epoch.inbound.open(chunk, packet.range()) {
+        let Opened {
+            inner,
+            next_header,
+            seq,
+            new_highest,
+        } = match epoch.inbound.open(chunk, packet.range(headers.start)) {
             Ok(opened) => opened,
             Err(error) => return Err(refused(epoch, error)),
         };
         epoch.counters.last_in_ns.set(tick.ns);
-        let ether_type = match opened.next_header {
+        let ether_type = match next_header {
             protocol::IPV4 => EtherType::IPV4,
             protocol::IPV6 => EtherType::IPV6,
             other => {
                 first_inbound(epoch, events, false);
                 let wanted = wanted[usize::from(other)];
                 return Err(match other {
-                    _ if wanted => tell_inner(epoch, events, chunk, headers, &opened, tick),
+                    _ if wanted => {
+                        let opened = Opened {
+                            inner,
+                            next_header,
+                            seq,
+                            new_highest,
+                        };
+                        tell_inner(epoch, events, chunk, headers, opened, tick)
+                    }
                     protocol::NONE => Fate::Dummy,
                     _ => Fate::NextHeader,
                 });
             }
         };
+        let ip = inner.start;
+        let content = chunk.get_mut(inner).ok_or(Fate::BadInner)?;
+        let plain = Ip::plain(content).filter(|_| ether_type == EtherType::IPV4);
+        let accepted = match plain {
+            Some(ip) => accept(epoch, &config.inner, content, &ip, packet.ecn),
+            None => accept_any(epoch, &config.inner, content, ether_type, packet.ecn),
+        };
         if !epoch.heard_data {
-            first_inbound(epoch, events, true);
+            first_inbound(epoch, events, accepted.is_ok());
         }
-        let ip = opened.inner.start;
-        let content = chunk.get_mut(opened.inner).ok_or(Fate::BadInner)?;
-        let inner = Ip::new_checked(ether_type, content).ok_or(Fate::BadInner)?;
-        if !epoch.selectors.allow_inbound(&inner.flow) {
-            return Err(Fate::SelectorMismatch);
-        }
-        // What lies behind the inner packet is TFC padding (RFC 4303 §2.7).
-        let len = inner.len;
-        if len > usize::from(config.inner.mtu) {
-            return Err(Fate::TooBig);
-        }
-        let class = inner.class;
-        let ecn = Ecn::decapsulate(class.ecn(), packet.ecn).ok_or(Fate::EcnDrop)?;
-        if ecn != class.ecn() {
-            ip::set_traffic_class(content, class.with_ecn(ecn)).map_err(|_| Fate::BadInner)?;
-        }
-        if config.inner.hop == Hop::Forward
-            && ip::decrement_hop_limit(content).map_err(|_| Fate::BadInner)? == 0
-        {
-            return Err(Fate::TtlExpired);
-        }
-        epoch.counters.packets_in.add(1);
-        epoch.counters.bytes_in.add(len as u64);
+        let len = accepted?;
         let start = write_link(inner_macs, chunk, ip, ether_type).ok_or(Fate::NoRoom)?;
-        frame.set_range(start..ip + len);
-        Ok(())
+        Ok(start..ip + len)
     }
 
+    /// Hands a copy of the frame to the control plane.
+    #[cold]
     fn tell_outer(&mut self, tick: Tick, frame: &Frame) -> Fate {
-        if !self.events.room_for_strangers() {
-            return Fate::ControlOverflow;
-        }
         let bytes = self.frames.umem(Side::Outer).bytes(frame);
-        let Some(frame) = self.events.copy(bytes) else {
-            return Fate::ControlOverflow;
-        };
-        if self.events.offer(Event::Outer {
-            frame,
-            received_at: tick.now,
-        }) {
+        let (room, received_at) = (self.events.room_for_strangers(), tick.now);
+        let copy = if room { self.events.copy(bytes) } else { None };
+        let told = copy.is_some_and(|frame| self.events.offer(Event::Outer { frame, received_at }));
+        if told {
             Fate::ToControl
         } else {
             Fate::ControlOverflow
@@ -288,7 +369,7 @@ fn tell_inner(
     events: &mut Events,
     chunk: &[u8],
     headers: Range<usize>,
-    opened: &Opened,
+    opened: Opened,
     tick: Tick,
 ) -> Fate {
     let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
@@ -296,7 +377,7 @@ fn tell_inner(
         .get(headers)
         .and_then(endpoints)
         .unwrap_or((unknown, unknown));
-    let payload = chunk.get(opened.inner.clone()).unwrap_or_default();
+    let payload = chunk.get(opened.inner).unwrap_or_default();
     let Some(payload) = events.copy(payload) else {
         return Fate::ControlOverflow;
     };

@@ -149,10 +149,20 @@ impl Events {
     }
 }
 
-/// A packet of another worker's SA.
-pub(crate) struct Stray {
-    pub(crate) owner: WorkerId,
-    pub(crate) frame: Frame,
+/// What is to become of a frame.
+///
+/// A burst is decided on first and moved afterwards: a frame that was just written to, in small
+/// pieces, is slow to move.
+#[derive(Clone, Copy)]
+enum Verdict {
+    /// To the port on the other side.
+    Send,
+    /// To the pool.
+    End(Fate),
+    /// Into this tunnel's hold queue.
+    Hold(u32),
+    /// To another worker, whose SA it is for.
+    Stray(WorkerId),
 }
 
 /// One worker's packet processing. Owned by one thread, or by none: it has no IO, and takes the
@@ -167,9 +177,9 @@ pub struct Pipeline {
     events: Events,
     outer_tx: TxQueue,
     inner_tx: TxQueue,
-    /// To be handed over by the worker after the batch.
-    strays: Vec<Stray>,
+    /// Findings and decisions of a burst; empty between two.
     inspected: Vec<inbound::Inspected>,
+    verdicts: Vec<Verdict>,
     /// The Ethernet header of every frame to the inner port, but for the EtherType.
     inner_macs: [u8; 12],
     /// Identification of outer IPv4 packets. One sequence for all SAs, since RFC 6864 §4.3 wants it
@@ -202,8 +212,8 @@ impl Pipeline {
             },
             outer_tx: TxQueue::new(TX_BACKLOG, burst, Fate::ControlSent, Fate::Sealed),
             inner_tx: TxQueue::new(TX_BACKLOG, 0, Fate::IcmpSent, Fate::Opened),
-            strays: Vec::with_capacity(MAX_BURST),
             inspected: Vec::with_capacity(MAX_BURST),
+            verdicts: Vec::with_capacity(MAX_BURST),
             inner_macs,
             ip_id: u16::from(config.worker.0) << 12,
             held: 0,
@@ -294,39 +304,71 @@ impl Pipeline {
         self.held = 0;
     }
 
-    /// Hands strays to their owners. There is no ring to another worker yet, so each ends here.
-    fn hand_over(&mut self) {
-        for stray in self.strays.drain(..) {
-            debug_assert_ne!(stray.owner, self.config.worker);
-            self.frames.put(stray.frame);
-            self.fates.count(Fate::Stray);
-        }
+    /// Hands a stray to its owner. There is no ring to another worker yet, so it ends here.
+    #[cold]
+    fn hand_over(&mut self, owner: WorkerId, frame: Frame) {
+        debug_assert_ne!(owner, self.config.worker);
+        self.end(frame, Fate::Stray);
     }
 
+    #[cold]
     fn end(&mut self, frame: Frame, fate: Fate) {
         self.frames.put(frame);
         self.fates.count(fate);
     }
 
+    /// Moves the frames of a burst to where it was decided that they go, those to be sent to the
+    /// port of `side`.
+    #[inline(always)]
+    fn dispatch(&mut self, frames: &mut Vec<Frame>, verdicts: Vec<Verdict>, side: Side) {
+        let mut verdicts = verdicts;
+        let all_go = verdicts
+            .iter()
+            .all(|verdict| matches!(verdict, Verdict::Send));
+        if all_go && self.frames.is_shared() && self.queue(side).take_all(frames) {
+            verdicts.clear();
+        }
+        for (frame, verdict) in frames.drain(..).zip(verdicts.drain(..)) {
+            match verdict {
+                Verdict::Send => self.send_data(frame, side),
+                Verdict::End(fate) => self.end(frame, fate),
+                Verdict::Hold(tunnel) => self.hold(tunnel, frame),
+                Verdict::Stray(owner) => self.hand_over(owner, frame),
+            }
+        }
+        self.verdicts = verdicts;
+    }
+
     fn send_data(&mut self, frame: Frame, side: Side) {
-        let Some(frame) = self.frames.cross(frame, side) else {
-            return self.fates.count(Fate::NoFrames);
-        };
-        let queue = match side {
-            Side::Outer => &mut self.outer_tx,
-            Side::Inner => &mut self.inner_tx,
-        };
-        if let Err(frame) = queue.push(frame) {
+        if !self.frames.is_shared() {
+            return self.send_copy(frame, side);
+        }
+        if let Err(frame) = self.queue(side).push(frame) {
             self.end(frame, Fate::TxFull);
         }
     }
 
-    fn send_control(&mut self, frame: Frame, side: Side) {
-        let queue = match side {
+    /// [`Pipeline::send_data`] where the ports share no memory.
+    #[cold]
+    fn send_copy(&mut self, frame: Frame, side: Side) {
+        let Some(frame) = self.frames.cross(frame, side) else {
+            return self.fates.count(Fate::NoFrames);
+        };
+        if let Err(frame) = self.queue(side).push(frame) {
+            self.end(frame, Fate::TxFull);
+        }
+    }
+
+    #[inline(always)]
+    fn queue(&mut self, side: Side) -> &mut TxQueue {
+        match side {
             Side::Outer => &mut self.outer_tx,
             Side::Inner => &mut self.inner_tx,
-        };
-        if let Err(frame) = queue.push_control(frame) {
+        }
+    }
+
+    fn send_control(&mut self, frame: Frame, side: Side) {
+        if let Err(frame) = self.queue(side).push_control(frame) {
             self.end(frame, Fate::TxFull);
         }
     }

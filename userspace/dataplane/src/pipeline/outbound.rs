@@ -1,16 +1,16 @@
 //! From the inner port: check, look up, hold or seal, and on to the outer port.
 
-use std::{net::IpAddr, ops::Range, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use mitregate_esp::{SealError, sealed_len};
 use mitregate_wire::{
     eth::{self, EtherType},
     icmp::{self, Problem},
-    ip::{self, protocol},
+    ip::{self, TrafficClass, protocol},
 };
-use mitregate_xsk::{Frame, Umem};
+use mitregate_xsk::Frame;
 
-use super::{Events, Hop, ICMP_INTERVAL, Pipeline, Tick, write_link};
+use super::{Events, Hop, ICMP_INTERVAL, Pipeline, Tick, Verdict, write_link};
 use crate::{
     event::Event,
     fate::Fate,
@@ -21,6 +21,7 @@ use crate::{
 };
 
 /// An inner packet on its way out.
+#[derive(Clone, Copy)]
 struct Outgoing {
     /// Where it starts in the chunk.
     start: usize,
@@ -28,23 +29,24 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    #[inline(always)]
-    fn new(frame: &Frame, umem: &Umem) -> Result<Self, Fate> {
-        let (at, ip) = packet::in_frame(umem.bytes(frame))?;
-        let start = frame.range().start + at;
-        Ok(Self { start, ip })
+    /// Reads a frame of the inner port.
+    #[cold]
+    fn any(bytes: &[u8], offset: usize) -> Result<Self, Fate> {
+        packet::any_in_frame(bytes).map(|(at, ip)| Self {
+            start: offset + at,
+            ip,
+        })
     }
 
     /// Its place in the chunk; Ethernet padding behind it is left out.
+    #[inline(always)]
     fn range(&self) -> Range<usize> {
         self.start..self.start + self.ip.len
     }
 
-    fn next_header(&self) -> u8 {
-        match self.ip.flow.addrs {
-            Addrs::V4 { .. } => protocol::IPV4,
-            Addrs::V6 { .. } => protocol::IPV6,
-        }
+    #[inline(always)]
+    fn is_v6(&self) -> bool {
+        matches!(self.ip.flow.addrs, Addrs::V6 { .. })
     }
 }
 
@@ -78,34 +80,30 @@ fn seal(
     Ok(start..end)
 }
 
-/// Turns the inner packet in the frame into the outer one.
+/// Seals an inner packet for the outer port; returns where in the chunk the frame then lies.
 #[inline(always)]
 fn seal_data(
     epoch: &mut Epoch,
     events: &mut Events,
-    umem: &Umem,
-    frame: &mut Frame,
+    chunk: &mut [u8],
     outgoing: &Outgoing,
     (tick, id): (Tick, u16),
-) -> Result<(), Fate> {
+) -> Result<Range<usize>, Fate> {
     let ip = &outgoing.ip;
     if epoch.narrowed && !epoch.selectors.allow_outbound(&ip.flow) {
         return Err(Fate::SelectorMismatch);
     }
-    let chunk = umem.chunk_mut(frame);
     let carried = Carried {
         traffic_class: ip.class,
         dont_fragment: ip.dont_fragment,
         id,
     };
-    let range = seal(
-        epoch,
-        chunk,
-        outgoing.range(),
-        outgoing.next_header(),
-        carried,
-    )?;
-    frame.set_range(range);
+    let next_header = if outgoing.is_v6() {
+        protocol::IPV6
+    } else {
+        protocol::IPV4
+    };
+    let range = seal(epoch, chunk, outgoing.range(), next_header, carried)?;
     let counters = &epoch.counters;
     counters.packets_out.add(1);
     counters.bytes_out.add(ip.len as u64);
@@ -116,86 +114,94 @@ fn seal_data(
             epoch: epoch.id,
         });
     }
-    Ok(())
+    Ok(range)
 }
 
 impl Pipeline {
     /// Takes a burst from the inner port; `frames` is empty afterwards.
     pub fn inner_batch(&mut self, now: Duration, frames: &mut Vec<Frame>) {
         let tick = Tick::new(now);
-        for frame in frames.drain(..) {
-            self.forward(tick, frame);
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        for frame in frames.iter_mut() {
+            let bytes = self.frames.umem(Side::Inner).bytes(frame);
+            verdicts.push(match packet::plain_in_frame(bytes) {
+                Some(ip) => {
+                    let start = frame.range().start + eth::HEADER_LEN;
+                    self.forward(tick, frame, &Outgoing { start, ip })
+                }
+                None => self.forward_any(tick, frame),
+            });
+        }
+        self.dispatch(frames, verdicts, Side::Outer);
+    }
+
+    #[cold]
+    fn forward_any(&mut self, tick: Tick, frame: &mut Frame) -> Verdict {
+        let bytes = self.frames.umem(Side::Inner).bytes(frame);
+        match Outgoing::any(bytes, frame.range().start) {
+            Ok(outgoing) => self.forward(tick, frame, &outgoing),
+            Err(fate) => Verdict::End(fate),
         }
     }
 
     #[inline(always)]
-    fn forward(&mut self, tick: Tick, mut frame: Frame) {
-        let outgoing = match Outgoing::new(&frame, self.frames.umem(Side::Inner)) {
-            Ok(outgoing) => outgoing,
-            Err(fate) => return self.end(frame, fate),
+    fn forward(&mut self, tick: Tick, frame: &mut Frame, outgoing: &Outgoing) -> Verdict {
+        let Some(tunnel) = self.tables.by_flow(&outgoing.ip.flow) else {
+            return Verdict::End(Fate::NoTunnel);
         };
-        let Some(tunnel_slot) = self.tables.by_flow(&outgoing.ip.flow) else {
-            return self.end(frame, Fate::NoTunnel);
-        };
-        if self.config.inner.hop == Hop::Forward && !self.hop(tick, &mut frame, &outgoing) {
-            return self.end(frame, Fate::TtlExpired);
+        if self.config.inner.hop == Hop::Forward && !self.hop(tick, frame, *outgoing) {
+            return Verdict::End(Fate::TtlExpired);
         }
-        let sealed = match self.tables.sender(tunnel_slot) {
-            Some(epoch) => {
-                self.ip_id = self.ip_id.wrapping_add(1);
-                let (umem, events) = (self.frames.umem(Side::Inner), &mut self.events);
-                seal_data(
-                    epoch,
-                    events,
-                    umem,
-                    &mut frame,
-                    &outgoing,
-                    (tick, self.ip_id),
-                )
-            }
-            None => return self.hold(tunnel_slot, frame),
+        let Some(epoch) = self.tables.sender(tunnel) else {
+            return Verdict::Hold(tunnel);
         };
-        match sealed {
-            Ok(()) => self.send_data(frame, Side::Outer),
-            Err(fate) => self.not_sealed(tick, tunnel_slot, frame, &outgoing, fate),
+        self.ip_id = self.ip_id.wrapping_add(1);
+        let chunk = self.frames.umem(Side::Inner).chunk_mut(frame);
+        match seal_data(epoch, &mut self.events, chunk, outgoing, (tick, self.ip_id)) {
+            Ok(range) => {
+                frame.set_range(range);
+                Verdict::Send
+            }
+            Err(fate) => Verdict::End(self.not_sealed(tick, tunnel, frame, *outgoing, fate)),
         }
     }
 
     /// Counts this hop; `false`, and an ICMP error, if it was one too many.
     #[cold]
-    fn hop(&mut self, tick: Tick, frame: &mut Frame, outgoing: &Outgoing) -> bool {
+    fn hop(&mut self, tick: Tick, frame: &mut Frame, outgoing: Outgoing) -> bool {
         let chunk = self.frames.umem(Side::Inner).chunk_mut(frame);
         let packet = chunk.get_mut(outgoing.range()).unwrap_or_default();
-        let goes_on = ip::decrement_hop_limit(packet).unwrap_or(0) > 0;
+        let goes_on = ip::decrement_hop_limit(packet).is_ok_and(|left| left > 0);
         if !goes_on {
             self.report(tick, frame, outgoing, Problem::HopLimit);
         }
         goes_on
     }
 
+    /// Answers a packet that is too big, if its sender wants to know.
     #[cold]
     fn not_sealed(
         &mut self,
         tick: Tick,
         tunnel_slot: u32,
-        frame: Frame,
-        outgoing: &Outgoing,
+        frame: &Frame,
+        outgoing: Outgoing,
         fate: Fate,
-    ) {
+    ) -> Fate {
         if fate == Fate::TooBig && outgoing.ip.dont_fragment {
-            let max_esp = self
+            let template = self
                 .tables
                 .sender(tunnel_slot)
                 .and_then(|epoch| epoch.template.as_ref());
-            let max_esp = max_esp.map_or(0, Template::max_esp);
-            let mtu = u32::try_from(max_inner(max_esp)).unwrap_or(u32::MAX);
-            self.report(tick, &frame, outgoing, Problem::TooBig { mtu });
+            let mtu = max_inner(template.map_or(0, Template::max_esp));
+            let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+            self.report(tick, frame, outgoing, Problem::TooBig { mtu });
         }
-        self.end(frame, fate);
+        fate
     }
 
     /// Keeps a packet until its tunnel has an active epoch. The oldest gives way.
-    fn hold(&mut self, tunnel_slot: u32, frame: Frame) {
+    pub(super) fn hold(&mut self, tunnel_slot: u32, frame: Frame) {
         let Some(tunnel) = self.tables.tunnel_mut(tunnel_slot) else {
             return self.end(frame, Fate::NoTunnel);
         };
@@ -233,18 +239,25 @@ impl Pipeline {
             self.held -= 1;
             self.ip_id = self.ip_id.wrapping_add(1);
             let umem = self.frames.umem(Side::Inner);
-            let Ok(outgoing) = Outgoing::new(&frame, umem) else {
+            let read = Outgoing::any(umem.bytes(&frame), frame.range().start);
+            let (Ok(outgoing), Some(epoch)) = (read, self.tables.sender(tunnel_slot)) else {
                 self.end(frame, Fate::BadHeader);
                 continue;
             };
-            let Some(epoch) = self.tables.sender(tunnel_slot) else {
-                return;
-            };
-            let events = &mut self.events;
-            let now = (tick, self.ip_id);
-            if let Err(fate) = seal_data(epoch, events, umem, &mut frame, &outgoing, now) {
-                self.not_sealed(tick, tunnel_slot, frame, &outgoing, fate);
-                continue;
+            let chunk = umem.chunk_mut(&mut frame);
+            match seal_data(
+                epoch,
+                &mut self.events,
+                chunk,
+                &outgoing,
+                (tick, self.ip_id),
+            ) {
+                Ok(range) => frame.set_range(range),
+                Err(fate) => {
+                    let fate = self.not_sealed(tick, tunnel_slot, &frame, outgoing, fate);
+                    self.end(frame, fate);
+                    continue;
+                }
             }
             let Some(frame) = self.frames.cross(frame, Side::Outer) else {
                 self.fates.count(Fate::NoFrames);
@@ -277,7 +290,7 @@ impl Pipeline {
         // No DF of an inner packet to copy. Set: the peer may not reassemble, and nothing is so
         // large that it has to be fragmented.
         let carried = Carried {
-            traffic_class: ip::TrafficClass::default(),
+            traffic_class: TrafficClass::default(),
             dont_fragment: true,
             id: self.ip_id,
         };
@@ -324,7 +337,7 @@ impl Pipeline {
     /// that the packet went to: the worker has none of its own inside, and this one passes the
     /// host's reverse-path filter.
     #[cold]
-    fn report(&mut self, tick: Tick, offending: &Frame, outgoing: &Outgoing, problem: Problem) {
+    fn report(&mut self, tick: Tick, offending: &Frame, outgoing: Outgoing, problem: Problem) {
         if tick.now < self.next_icmp {
             return;
         }
@@ -332,20 +345,22 @@ impl Pipeline {
             return;
         };
         let umem = self.frames.umem(Side::Inner);
-        let (here, ether_type) = match outgoing.ip.flow.addrs {
-            Addrs::V4 { dst, .. } => (IpAddr::from(dst.to_be_bytes()), EtherType::IPV4),
-            Addrs::V6 { dst, .. } => (IpAddr::from(dst.to_be_bytes()), EtherType::IPV6),
+        let ether_type = if outgoing.is_v6() {
+            EtherType::IPV6
+        } else {
+            EtherType::IPV4
         };
         let at = outgoing.start - offending.range().start;
         let packet = umem
             .bytes(offending)
             .get(at..at + outgoing.ip.len)
             .unwrap_or_default();
+        let here = ip::Packet::new_checked(packet).map(|packet| packet.dst());
         let ip = frame.range().start + eth::HEADER_LEN;
         let chunk = umem.chunk_mut(&mut frame);
-        let written = chunk
-            .get_mut(ip..)
-            .map_or(Ok(None), |out| icmp::emit_error(here, problem, packet, out));
+        let written = chunk.get_mut(ip..).map_or(Ok(None), |out| {
+            icmp::emit_error(here?, problem, packet, out)
+        });
         match (written, write_link(&self.inner_macs, chunk, ip, ether_type)) {
             (Ok(Some(len)), Some(start)) => {
                 frame.set_range(start..ip + len);
