@@ -1,5 +1,6 @@
 //! One test per fate: frames made by hand, a worker on memory ports, exact counts.
 
+#[macro_use]
 mod common;
 
 use common::*;
@@ -15,12 +16,15 @@ use mitregate_wire::{
 };
 
 /// A client with an active epoch, and the SA that seals for it.
-fn client() -> (Rig, OutboundSa) {
-    client_with(|_| ())
+fn client(provider: Provider) -> (Rig, OutboundSa) {
+    client_with(provider, |_| ())
 }
 
-fn client_with(change: impl FnOnce(&mut mitregate_dataplane::EpochConfig)) -> (Rig, OutboundSa) {
-    let (mut client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, None);
+fn client_with(
+    provider: Provider,
+    change: impl FnOnce(&mut mitregate_dataplane::EpochConfig),
+) -> (Rig, OutboundSa) {
+    let (mut client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, None);
     change(&mut client);
     (Rig::client(Epoch::new(client)), gateway.outbound)
 }
@@ -41,9 +45,9 @@ fn send_inner(rig: &Rig, epoch: u64, payload: &[u8]) -> Command {
     }
 }
 
-#[test]
-fn sealed_and_opened() {
-    let (mut client, mut gateway) = default_pair();
+over_both!(sealed_and_opened);
+fn sealed_and_opened(provider: Provider) {
+    let (mut client, mut gateway) = default_pair(provider);
     client.inner_in(&up(b"hello"));
     let frames = client.outer_out();
     gateway.outer_in(&frames[0]);
@@ -52,9 +56,9 @@ fn sealed_and_opened() {
     gateway.expect(&[(Fate::Opened, 1)]);
 }
 
-#[test]
-fn to_control() {
-    let (mut rig, mut sa) = client();
+over_both!(to_control);
+fn to_control(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     let quote = [&ipv4_header(CLIENT, GATEWAY)[..], &[0; 8]].concat();
     let unreachable = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &quote].concat();
     let frames = [
@@ -108,9 +112,9 @@ fn ipv4_header(src: std::net::Ipv4Addr, dst: std::net::Ipv4Addr) -> [u8; 20] {
     out
 }
 
-#[test]
-fn control_sent() {
-    let (mut client, mut gateway) = default_pair();
+over_both!(control_sent);
+fn control_sent(provider: Provider) {
+    let (mut client, mut gateway) = default_pair(provider);
     client.send(send_inner(&client, 1, b"ping"));
     let whole = outer_frame(protocol::UDP, &udp_payload(500, b"ike"));
     let frame = control_payload(&client, &whole);
@@ -127,25 +131,25 @@ fn control_sent() {
     );
 }
 
-#[test]
-fn dummy() {
-    let (mut rig, mut sa) = client();
+over_both!(dummy);
+fn dummy(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     rig.outer_in(&sealed_for_client(&mut sa, &[0; 100], protocol::NONE));
     rig.expect(&[(Fate::Dummy, 1)]);
 }
 
-#[test]
-fn not_ip() {
-    let (mut rig, _) = client();
+over_both!(not_ip);
+fn not_ip(provider: Provider) {
+    let (mut rig, _) = client(provider);
     let arp = frame(HOST_MAC, INNER_MAC, EtherType::ARP, &[0; 28]);
     assert!(rig.inner.inject(&arp) && rig.outer.inject(&arp));
     rig.round();
     rig.expect(&[(Fate::NotIp, 2)]);
 }
 
-#[test]
-fn bad_header() {
-    let (mut rig, _) = client();
+over_both!(bad_header);
+fn bad_header(provider: Provider) {
+    let (mut rig, _) = client(provider);
     let good = up(b"x");
     let mut bad_sum = good.clone();
     bad_sum[10] ^= 1;
@@ -171,9 +175,9 @@ fn bad_header() {
     rig.expect(&[(Fate::BadHeader, 10)]);
 }
 
-#[test]
-fn not_ours() {
-    let (mut rig, _) = client();
+over_both!(not_ours);
+fn not_ours(provider: Provider) {
+    let (mut rig, _) = client(provider);
     rig.outer_in(&outer_frame(protocol::TCP, &[0; 20]));
     rig.outer_in(&outer_frame(protocol::UDP, &udp_payload(53, b"dns")));
     rig.outer_in(&outer_frame(protocol::ICMP, &[8, 0, 0, 0, 0, 0, 0, 0]));
@@ -182,9 +186,9 @@ fn not_ours() {
     rig.expect(&[(Fate::NotOurs, 5)]);
 }
 
-#[test]
-fn fragment() {
-    let (mut rig, _) = client();
+over_both!(fragment);
+fn fragment(provider: Provider) {
+    let (mut rig, _) = client(provider);
     rig.outer_in(&outer_frame_with(protocol::ESP, &[1; 64], |ip| {
         ip.more_fragments = true;
     }));
@@ -194,9 +198,9 @@ fn fragment() {
     rig.expect(&[(Fate::Fragment, 2)]);
 }
 
-#[test]
-fn runt() {
-    let (mut rig, _) = client();
+over_both!(runt);
+fn runt(provider: Provider) {
+    let (mut rig, _) = client(provider);
     for len in [0, 1, 7] {
         rig.outer_in(&outer_frame(protocol::ESP, &vec![9; len]));
     }
@@ -212,9 +216,9 @@ fn runt() {
     rig.expect(&[(Fate::Runt, 7)]);
 }
 
-#[test]
-fn no_spi() {
-    let (mut rig, _) = client();
+over_both!(no_spi);
+fn no_spi(provider: Provider) {
+    let (mut rig, _) = client(provider);
     for spi in [1u32, 255, 256, 0x0100_0000, 0x0122_2222, 0xff00_0000] {
         rig.outer_in(&outer_frame(
             protocol::ESP,
@@ -234,9 +238,9 @@ fn stray() {
     rig.expect(&[(Fate::Stray, 1)]);
 }
 
-#[test]
-fn replay() {
-    let (mut rig, mut sa) = client();
+over_both!(replay);
+fn replay(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     let frame = sealed_for_client(&mut sa, &down(b"once"), protocol::IPV4);
     rig.outer_in(&frame);
     rig.outer_in(&frame);
@@ -244,9 +248,9 @@ fn replay() {
     assert_eq!(rig.inner_out().len(), 1);
 }
 
-#[test]
-fn integ_error() {
-    let (mut rig, mut sa) = client();
+over_both!(integ_error);
+fn integ_error(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     let good = sealed_for_client(&mut sa, &down(b"flip"), protocol::IPV4);
     // Each bit behind the SPI: in sequence number, IV, ciphertext and ICV. A flip in the sequence
     // number is a wrong ICV too; none of them may be taken for a replay before the real one came.
@@ -266,10 +270,10 @@ fn integ_error() {
 }
 
 /// Seals bytes that [`OutboundSa`] would never produce.
-fn sealed_raw(text: &[u8], seq: u64) -> Vec<u8> {
+fn sealed_raw(provider: Provider, text: &[u8], seq: u64) -> Vec<u8> {
     let key = key(CipherSuite::Aes256Gcm16, 0x81);
     let (cipher, salt) = key.expose_keymat().split_at(32);
-    let aead = Aead::new(Provider::AwsLc, CipherSuite::Aes256Gcm16, cipher).unwrap();
+    let aead = Aead::new(provider, CipherSuite::Aes256Gcm16, cipher).unwrap();
     let spi = spi(SPI_AT_CLIENT + 1).to_be_bytes();
     let iv = seq.to_be_bytes();
     let nonce = [salt, &iv].concat().try_into().unwrap();
@@ -283,27 +287,28 @@ fn sealed_raw(text: &[u8], seq: u64) -> Vec<u8> {
     )
 }
 
-#[test]
-fn bad_padding() {
-    let (mut rig, _) = client();
+over_both!(bad_padding);
+fn bad_padding(provider: Provider) {
+    let (mut rig, _) = client(provider);
     rig.outer_in(&sealed_raw(
+        provider,
         &[&down(b"abcd")[..], &[1, 3, 2, 4]].concat(),
         1,
     ));
-    rig.outer_in(&sealed_raw(&[255, 4], 2));
+    rig.outer_in(&sealed_raw(provider, &[255, 4], 2));
     rig.expect(&[(Fate::BadPadding, 2)]);
 }
 
-#[test]
-fn next_header() {
-    let (mut rig, mut sa) = client();
+over_both!(next_header);
+fn next_header(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     rig.outer_in(&sealed_for_client(&mut sa, &[0; 40], protocol::TCP));
     rig.expect(&[(Fate::NextHeader, 1)]);
 }
 
-#[test]
-fn bad_inner() {
-    let (mut rig, mut sa) = client();
+over_both!(bad_inner);
+fn bad_inner(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     let good = down(b"inner");
     let mut total_len = good.clone();
     total_len[2] = 0xff;
@@ -333,18 +338,18 @@ fn bad_inner() {
     assert!(rig.inner_out().is_empty());
 }
 
-#[test]
-fn tfc_padding_is_cut_off() {
-    let (mut rig, mut sa) = client();
+over_both!(tfc_padding_is_cut_off);
+fn tfc_padding_is_cut_off(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     let padded = [&down(b"small")[..], &[0; 700]].concat();
     rig.outer_in(&sealed_for_client(&mut sa, &padded, protocol::IPV4));
     assert_eq!(rig.inner_out(), [down(b"small")]);
 }
 
-#[test]
-fn selector_mismatch() {
+over_both!(selector_mismatch);
+fn selector_mismatch(provider: Provider) {
     let stranger = [10, 9, 0, 1].into();
-    let (mut rig, mut sa) = client();
+    let (mut rig, mut sa) = client(provider);
     for packet in [
         packet(stranger, CLIENT_INSIDE, b"x"),
         packet(SERVER_INSIDE, stranger, b"x"),
@@ -359,7 +364,7 @@ fn selector_mismatch() {
     rig.expect(&[(Fate::SelectorMismatch, 3)]);
 
     // Outbound: the tunnel's policy takes what the negotiated selectors do not.
-    let (mut rig, _) = client_with(|epoch| {
+    let (mut rig, _) = client_with(provider, |epoch| {
         epoch.selectors = Selectors {
             local: vec![ts("10.1.0.0/24[tcp]")],
             remote: vec![ts("10.2.0.0/24[tcp]")],
@@ -369,17 +374,17 @@ fn selector_mismatch() {
     rig.expect(&[(Fate::SelectorMismatch, 1)]);
 }
 
-#[test]
-fn ecn_drop() {
-    let (mut rig, mut sa) = client();
+over_both!(ecn_drop);
+fn ecn_drop(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     let mut frame = sealed_for_client(&mut sa, &down(b"x"), protocol::IPV4);
     ip::set_traffic_class(&mut frame[14..], TrafficClass::new(0, Ecn::Ce)).unwrap();
     rig.outer_in(&frame);
     rig.expect(&[(Fate::EcnDrop, 1)]);
 }
 
-fn forwarding() -> (Rig, OutboundSa) {
-    let (client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, None);
+fn forwarding(provider: Provider) -> (Rig, OutboundSa) {
+    let (client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, None);
     let mut setup = Setup::default();
     setup.config.inner.hop = Hop::Forward;
     let mut rig = setup.build();
@@ -388,9 +393,9 @@ fn forwarding() -> (Rig, OutboundSa) {
     (rig, gateway.outbound)
 }
 
-#[test]
-fn ttl_expired_and_icmp_sent() {
-    let (mut rig, mut sa) = forwarding();
+over_both!(ttl_expired_and_icmp_sent);
+fn ttl_expired_and_icmp_sent(provider: Provider) {
+    let (mut rig, mut sa) = forwarding(provider);
     let spent = |src, dst| packet_with(src, dst, b"x", |ip| ip.ttl = 1);
     let dying = spent(CLIENT_INSIDE, SERVER_INSIDE);
     rig.inner_in(&dying);
@@ -411,8 +416,8 @@ fn ttl_expired_and_icmp_sent() {
     rig.expect(&[(Fate::TtlExpired, 3), (Fate::IcmpSent, 1)]);
 }
 
-#[test]
-fn ttl_is_the_hosts_business_or_ours() {
+over_both!(ttl_is_the_hosts_business_or_ours);
+fn ttl_is_the_hosts_business_or_ours(provider: Provider) {
     let packet = packet_with(CLIENT_INSIDE, SERVER_INSIDE, b"x", |ip| ip.ttl = 9);
     let ttl_after = |mut sender: Rig, mut receiver: Rig| {
         sender.inner_in(&packet);
@@ -421,25 +426,25 @@ fn ttl_is_the_hosts_business_or_ours() {
             .unwrap()
             .ttl()
     };
-    let (client, gateway) = default_pair();
+    let (client, gateway) = default_pair(provider);
     assert_eq!(ttl_after(client, gateway), 9);
-    let (client, _) = forwarding();
-    let (_, gateway) = default_pair();
+    let (client, _) = forwarding(provider);
+    let (_, gateway) = default_pair(provider);
     assert_eq!(ttl_after(client, gateway), 8);
 }
 
-#[test]
-fn no_tunnel() {
-    let (mut rig, _) = client();
+over_both!(no_tunnel);
+fn no_tunnel(provider: Provider) {
+    let (mut rig, _) = client(provider);
     rig.inner_in(&packet(CLIENT_INSIDE, [10, 3, 0, 1].into(), b"x"));
     rig.inner_in(&packet([10, 9, 0, 1].into(), SERVER_INSIDE, b"x"));
     rig.expect(&[(Fate::NoTunnel, 2)]);
 }
 
-#[test]
-fn too_big() {
+over_both!(too_big);
+fn too_big(provider: Provider) {
     let small: fn(&mut OuterHeader) = |outer| outer.mtu = 500;
-    let (mut rig, _) = client_with(|epoch| small(epoch.outer.as_mut().unwrap()));
+    let (mut rig, _) = client_with(provider, |epoch| small(epoch.outer.as_mut().unwrap()));
     let large = up(&[0; 500]);
     rig.inner_in(&large);
     rig.expect(&[(Fate::TooBig, 1), (Fate::IcmpSent, 1)]);
@@ -466,7 +471,7 @@ fn too_big() {
     );
 
     // From the peer, and larger than the inner link takes.
-    let (mut rig, mut sa) = client();
+    let (mut rig, mut sa) = client(provider);
     rig.outer_in(&sealed_for_client(
         &mut sa,
         &down(&[0; 1373]),
@@ -475,8 +480,8 @@ fn too_big() {
     rig.expect(&[(Fate::TooBig, 1)]);
 }
 
-#[test]
-fn hold_overflow_drops_the_oldest() {
+over_both!(hold_overflow_drops_the_oldest);
+fn hold_overflow_drops_the_oldest(provider: Provider) {
     let mut setup = Setup::default();
     setup.config.max_held = 5;
     let mut rig = setup.build();
@@ -490,7 +495,7 @@ fn hold_overflow_drops_the_oldest() {
     assert_eq!(rig.events().iter().filter(|e| waiting(e)).count(), 1);
 
     // What is left goes in order.
-    let (client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, None);
+    let (client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, None);
     rig.install_and_activate(Epoch::new(client));
     let mut peer = Rig::new();
     peer.add_tunnel(reversed(&client_selectors()), 0);
@@ -543,9 +548,9 @@ fn hold_dropped() {
     rig.expect(&[(Fate::HoldDropped, 2), (Fate::NoTunnel, 1)]);
 }
 
-#[test]
-fn seq_cycled() {
-    let (mut rig, _) = client_with(|epoch| {
+over_both!(seq_cycled);
+fn seq_cycled(provider: Provider) {
+    let (mut rig, _) = client_with(provider, |epoch| {
         let last = epoch.outbound.remaining();
         epoch
             .outbound
@@ -556,16 +561,16 @@ fn seq_cycled() {
     rig.expect(&[(Fate::Sealed, 1), (Fate::SeqCycled, 1)]);
 }
 
-#[test]
-fn no_epoch() {
-    let (mut rig, _) = client();
+over_both!(no_epoch);
+fn no_epoch(provider: Provider) {
+    let (mut rig, _) = client(provider);
     rig.send(send_inner(&rig, 2, b"ping"));
     rig.expect(&[(Fate::NoEpoch, 1)]);
 }
 
-#[test]
-fn no_neighbour() {
-    let (mut rig, _) = client_with(|epoch| epoch.outer = None);
+over_both!(no_neighbour);
+fn no_neighbour(provider: Provider) {
+    let (mut rig, _) = client_with(provider, |epoch| epoch.outer = None);
     rig.send(send_inner(&rig, 1, b"ping"));
     rig.expect(&[(Fate::NoNeighbour, 1)]);
     // Data waits for the next hop, and goes when it is known.
@@ -580,9 +585,9 @@ fn no_neighbour() {
     rig.expect(&[(Fate::NoNeighbour, 1), (Fate::Sealed, 1)]);
 }
 
-#[test]
-fn no_room() {
-    let (mut rig, _) = client();
+over_both!(no_room);
+fn no_room(provider: Provider) {
+    let (mut rig, _) = client(provider);
     let mut blank = rig.inner.blank().unwrap();
     let bytes = inner_frame(&up(b"no headroom"));
     blank.set_range(0..bytes.len());
@@ -592,9 +597,9 @@ fn no_room() {
     rig.expect(&[(Fate::NoRoom, 1)]);
 }
 
-#[test]
-fn tx_full() {
-    let (mut rig, _) = client();
+over_both!(tx_full);
+fn tx_full(provider: Provider) {
+    let (mut rig, _) = client(provider);
     // The peer takes nothing: 64 packets in the ring, 256 behind it, the rest has no place.
     for _ in 0..330 {
         rig.inner_in(&up(b"x"));
@@ -624,10 +629,10 @@ fn control_overflow() {
     rig.expect(&[(Fate::ToControl, 3), (Fate::ControlOverflow, 1)]);
 }
 
+over_both!(a_flood_of_ike_stops_no_ping);
 /// Anybody can send IKE; only the peer can send a ping.
-#[test]
-fn a_flood_of_ike_stops_no_ping() {
-    let (mut rig, mut sa) = client();
+fn a_flood_of_ike_stops_no_ping(provider: Provider) {
+    let (mut rig, mut sa) = client(provider);
     let ike = outer_frame(protocol::UDP, &udp_payload(500, &[1; 40]));
     for _ in 0..100 {
         rig.outer_in(&ike);
@@ -642,9 +647,9 @@ fn a_flood_of_ike_stops_no_ping() {
     assert!(matches!(rig.events()[..], [.., Event::Inner { .. }]));
 }
 
-#[test]
-fn no_frames() {
-    let (client, _) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, None);
+over_both!(no_frames);
+fn no_frames(provider: Provider) {
+    let (client, _) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, None);
     let mut setup = Setup {
         frames: 80,
         reserve: 4,
@@ -661,9 +666,9 @@ fn no_frames() {
     rig.expect(&[(Fate::ControlSent, 4), (Fate::NoFrames, 1)]);
 }
 
-#[test]
-fn soft_limit_is_told_once() {
-    let (mut rig, _) = client_with(|epoch| {
+over_both!(soft_limit_is_told_once);
+fn soft_limit_is_told_once(provider: Provider) {
+    let (mut rig, _) = client_with(provider, |epoch| {
         epoch.soft = SoftLimits {
             packets: 2,
             bytes: u64::MAX,

@@ -1,6 +1,7 @@
 //! Client and gateway back to back: every suite, provider and encapsulation, headers judged by
 //! etherparse, and input that nobody sane would send.
 
+#[macro_use]
 mod common;
 
 use std::net::Ipv6Addr;
@@ -102,9 +103,9 @@ fn providers_understand_each_other() {
     }
 }
 
-#[test]
-fn split_memory_copies_each_packet_once() {
-    let (client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, UDP_ENCAP);
+over_both!(split_memory_copies_each_packet_once);
+fn split_memory_copies_each_packet_once(provider: Provider) {
+    let (client, gateway) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, UDP_ENCAP);
     let mut client = {
         let mut rig = Setup {
             shared: false,
@@ -140,8 +141,8 @@ fn v6_packet(src: &str, dst: &str, data: &[u8]) -> Vec<u8> {
     out
 }
 
-#[test]
-fn ipv6_inside_and_outside() {
+over_both!(ipv6_inside_and_outside);
+fn ipv6_inside_and_outside(provider: Provider) {
     let v6 = |src: &str, dst: &str, udp| OuterHeader {
         addrs: OuterAddrs::V6 {
             src: src.parse().unwrap(),
@@ -151,7 +152,7 @@ fn ipv6_inside_and_outside() {
     };
     for udp in ENCAPS {
         let suite = CipherSuite::ChaCha20Poly1305;
-        let (mut client, mut gateway) = epoch_pair(1, suite, Provider::AwsLc, udp);
+        let (mut client, mut gateway) = epoch_pair(1, suite, provider, udp);
         client.outer = Some(v6("2001:db8::1", "2001:db8::2", udp));
         gateway.outer = Some(v6("2001:db8::2", "2001:db8::1", udp));
         let mut client = Rig::client(Epoch::new(client));
@@ -180,13 +181,13 @@ fn ipv6_inside_and_outside() {
     }
 }
 
-#[test]
-fn vlan_tagged_outer_port() {
-    let (mut client, _) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, UDP_ENCAP);
+over_both!(vlan_tagged_outer_port);
+fn vlan_tagged_outer_port(provider: Provider) {
+    let (mut client, _) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, UDP_ENCAP);
     let outer = client.outer.as_mut().unwrap();
     outer.vlan = Some(0x0123);
     let mut client = Rig::client(Epoch::new(client));
-    let (_, mut gateway) = pair(CipherSuite::Aes256Gcm16, Provider::AwsLc, UDP_ENCAP);
+    let (_, mut gateway) = pair(CipherSuite::Aes256Gcm16, provider, UDP_ENCAP);
     let frame = through(&mut client, &mut gateway, &up(b"tagged"));
     assert_eq!(frame[12..18], [0x81, 0, 0x01, 0x23, 0x08, 0]);
     let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
@@ -197,9 +198,9 @@ fn outer_ip(frame: &[u8]) -> ipv4::Packet<'_> {
     ipv4::Packet::new_checked(&frame[14..]).unwrap()
 }
 
+over_both!(df_dscp_and_ecn_of_the_outer_header);
 /// RFC 4301 §8.1 for DF, §5.1.2.1 for DSCP, RFC 6040 §4.1 for ECN.
-#[test]
-fn df_dscp_and_ecn_of_the_outer_header() {
+fn df_dscp_and_ecn_of_the_outer_header(provider: Provider) {
     let class = TrafficClass::new(46, Ecn::Ect0);
     let cases = [
         (DfPolicy::Copy, true, DscpPolicy::Copy, true, class),
@@ -220,11 +221,11 @@ fn df_dscp_and_ecn_of_the_outer_header() {
         (DfPolicy::Clear, true, DscpPolicy::Copy, false, class),
     ];
     for (df, inner_df, dscp, outer_df, outer_class) in cases {
-        let (mut client, _) = epoch_pair(1, CipherSuite::Aes128Gcm16, Provider::AwsLc, None);
+        let (mut client, _) = epoch_pair(1, CipherSuite::Aes128Gcm16, provider, None);
         let outer = client.outer.as_mut().unwrap();
         (outer.df, outer.dscp) = (df, dscp);
         let mut client = Rig::client(Epoch::new(client));
-        let mut ids = std::collections::HashSet::new();
+        let mut ids = std::collections::BTreeSet::new();
         for _ in 0..3 {
             client.inner_in(&packet_with(CLIENT_INSIDE, SERVER_INSIDE, b"x", |ip| {
                 ip.dont_fragment = inner_df;
@@ -242,14 +243,13 @@ fn df_dscp_and_ecn_of_the_outer_header() {
     }
 }
 
+over_both!(ecn_at_the_tunnels_end);
 /// RFC 6040 §4.2 figure 4, through real packets.
-#[test]
-fn ecn_at_the_tunnels_end() {
+fn ecn_at_the_tunnels_end(provider: Provider) {
     let all = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce];
     for inner in all {
         for outer in all {
-            let (mut client, mut gateway) =
-                pair(CipherSuite::Aes128Gcm16, Provider::AwsLc, UDP_ENCAP);
+            let (mut client, mut gateway) = pair(CipherSuite::Aes128Gcm16, provider, UDP_ENCAP);
             let packet = packet_with(CLIENT_INSIDE, SERVER_INSIDE, b"x", |ip| {
                 ip.traffic_class = TrafficClass::new(8, inner);
             });
@@ -271,11 +271,10 @@ fn ecn_at_the_tunnels_end() {
     }
 }
 
-#[test]
-fn a_rekey_loses_and_reorders_nothing() {
-    let (client, gateway) = epoch_pair(2, CipherSuite::Aes256Gcm16, Provider::AwsLc, UDP_ENCAP);
-    let (mut at_client, mut at_gateway) =
-        pair(CipherSuite::Aes256Gcm16, Provider::AwsLc, UDP_ENCAP);
+over_both!(a_rekey_loses_and_reorders_nothing);
+fn a_rekey_loses_and_reorders_nothing(provider: Provider) {
+    let (client, gateway) = epoch_pair(2, CipherSuite::Aes256Gcm16, provider, UDP_ENCAP);
+    let (mut at_client, mut at_gateway) = pair(CipherSuite::Aes256Gcm16, provider, UDP_ENCAP);
     let mut sent = Vec::new();
     let mut frames = Vec::new();
     let mut burst = |rig: &mut Rig, range: std::ops::Range<u8>| {
@@ -314,9 +313,9 @@ fn a_rekey_loses_and_reorders_nothing() {
     assert!(at_gateway.events().iter().any(retired));
 }
 
-#[test]
-fn data_waits_when_the_active_epoch_goes() {
-    let (mut client, _) = default_pair();
+over_both!(data_waits_when_the_active_epoch_goes);
+fn data_waits_when_the_active_epoch_goes(provider: Provider) {
+    let (mut client, _) = default_pair(provider);
     client.inner_in(&up(b"1"));
     client.send(Command::Hold { tunnel: TUNNEL });
     client.inner_in(&up(b"2"));
@@ -336,9 +335,9 @@ fn data_waits_when_the_active_epoch_goes() {
     assert_eq!(client.events().iter().filter(|e| waiting(e)).count(), 2);
 }
 
-#[test]
-fn first_inbound_tells_control_from_data() {
-    let (mut client, mut gateway) = default_pair();
+over_both!(first_inbound_tells_control_from_data);
+fn first_inbound_tells_control_from_data(provider: Provider) {
+    let (mut client, mut gateway) = default_pair(provider);
     for kind in [144, 144, 4, 4, 144] {
         if kind == 4 {
             client.inner_in(&up(b"data"));
@@ -369,10 +368,10 @@ fn first_inbound_tells_control_from_data() {
     assert_eq!(told, [false, true]);
 }
 
-#[test]
-fn refused_commands_give_back_what_they_carried() {
+over_both!(refused_commands_give_back_what_they_carried);
+fn refused_commands_give_back_what_they_carried(provider: Provider) {
     let epoch = || {
-        let (client, _) = epoch_pair(1, CipherSuite::Aes256Gcm16, Provider::AwsLc, None);
+        let (client, _) = epoch_pair(1, CipherSuite::Aes256Gcm16, provider, None);
         Epoch::new(client)
     };
     let mut rig = Rig::new();
@@ -426,14 +425,14 @@ fn refused_commands_give_back_what_they_carried() {
     assert_eq!(told, expected);
 }
 
-#[test]
-fn nothing_that_must_come_back_is_lost_when_the_event_ring_is_full() {
+over_both!(nothing_that_must_come_back_is_lost_when_the_event_ring_is_full);
+fn nothing_that_must_come_back_is_lost_when_the_event_ring_is_full(provider: Provider) {
     let mut setup = Setup::default();
     setup.config.ring = 2;
     let mut rig = setup.build();
     rig.add_tunnel(client_selectors(), 0);
     for id in 1..=8 {
-        let (client, _) = epoch_pair(id, CipherSuite::Aes256Gcm16, Provider::AwsLc, None);
+        let (client, _) = epoch_pair(id, CipherSuite::Aes256Gcm16, provider, None);
         rig.send(Command::Install(Epoch::new(client)));
     }
     rig.send(Command::RemoveTunnel { tunnel: TUNNEL });
@@ -532,9 +531,10 @@ proptest! {
         packets in prop::collection::vec(any_packet(), 1..20),
         udp in any::<bool>(),
         suite in prop::sample::select(CipherSuite::ALL.to_vec()),
+        provider in prop::sample::select(Provider::ALL.to_vec()),
     ) {
         let encap = if udp { UDP_ENCAP } else { None };
-        let (mut client, mut gateway) = pair(suite, Provider::AwsLc, encap);
+        let (mut client, mut gateway) = pair(suite, provider, encap);
         for packet in packets {
             let frame = through(&mut client, &mut gateway, &packet);
             check_outer(&frame, packet.len(), udp);
@@ -544,11 +544,14 @@ proptest! {
     }
 
     #[test]
-    fn nothing_bad_from_outside_passes(frames in prop::collection::vec(
-        any_outer(pair(CipherSuite::Aes128Gcm16, Provider::AwsLc, UDP_ENCAP).0.sealed_once()),
-        1..50,
-    )) {
-        let (mut client, mut gateway) = pair(CipherSuite::Aes128Gcm16, Provider::AwsLc, UDP_ENCAP);
+    fn nothing_bad_from_outside_passes(
+        provider in prop::sample::select(Provider::ALL.to_vec()),
+        frames in prop::collection::vec(
+            any_outer(pair(CipherSuite::Aes128Gcm16, Provider::AwsLc, UDP_ENCAP).0.sealed_once()),
+            1..50,
+        ),
+    ) {
+        let (mut client, mut gateway) = pair(CipherSuite::Aes128Gcm16, provider, UDP_ENCAP);
         let good = client.sealed_once();
         for frame in frames {
             let before = gateway.handle.fates().total();
@@ -567,24 +570,27 @@ proptest! {
     }
 
     #[test]
-    fn nothing_bad_from_inside_stops_it(frames in prop::collection::vec(
-        prop_oneof![
-            prop::collection::vec(any::<u8>(), 0..200),
-            any_packet().prop_map(|packet| inner_frame(&packet)),
-            (any_packet(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(packet, at, byte)| {
-                let mut frame = inner_frame(&packet);
-                let at = at.index(frame.len());
-                frame[at] = byte;
-                frame
-            }),
-            (any_packet(), any::<prop::sample::Index>()).prop_map(|(packet, at)| {
-                let frame = inner_frame(&packet);
-                frame[..at.index(frame.len())].to_vec()
-            }),
-        ],
-        1..50,
-    )) {
-        let (mut client, _) = default_pair();
+    fn nothing_bad_from_inside_stops_it(
+        provider in prop::sample::select(Provider::ALL.to_vec()),
+        frames in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..200),
+                any_packet().prop_map(|packet| inner_frame(&packet)),
+                (any_packet(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(packet, at, byte)| {
+                    let mut frame = inner_frame(&packet);
+                    let at = at.index(frame.len());
+                    frame[at] = byte;
+                    frame
+                }),
+                (any_packet(), any::<prop::sample::Index>()).prop_map(|(packet, at)| {
+                    let frame = inner_frame(&packet);
+                    frame[..at.index(frame.len())].to_vec()
+                }),
+            ],
+            1..50,
+        ),
+    ) {
+        let (mut client, _) = default_pair(provider);
         for frame in frames {
             let before = client.handle.fates().total();
             prop_assert!(client.inner.inject(&frame));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "real threads take real time")]
 
+#[macro_use]
 mod common;
 
 use std::{
@@ -216,8 +217,8 @@ fn wait(done: impl Fn() -> bool) -> bool {
     true
 }
 
-fn sites() -> (Site, Site) {
-    let (client, gateway) = epoch_pair(1, CipherSuite::Aes128Gcm16, Provider::AwsLc, UDP_ENCAP);
+fn sites(provider: Provider) -> (Site, Site) {
+    let (client, gateway) = epoch_pair(1, CipherSuite::Aes128Gcm16, provider, UDP_ENCAP);
     let start = |selectors, epoch| {
         let site = Site::new();
         site.send(Command::AddTunnel(Tunnel::new(TUNNEL, selectors, 32)));
@@ -239,9 +240,9 @@ fn activate(site: &Site) {
     site.settle();
 }
 
-#[test]
-fn held_data_leaves_in_order_before_what_follows() {
-    let (mut client, mut gateway) = sites();
+over_both!(held_data_leaves_in_order_before_what_follows);
+fn held_data_leaves_in_order_before_what_follows(provider: Provider) {
+    let (mut client, mut gateway) = sites(provider);
     for n in 0..20 {
         assert!(client.inner_in(&up(&[n])));
     }
@@ -272,10 +273,10 @@ fn held_data_leaves_in_order_before_what_follows() {
     gateway.finish();
 }
 
-#[test]
-fn a_stream_both_ways_arrives_complete_and_in_order() {
+over_both!(a_stream_both_ways_arrives_complete_and_in_order);
+fn a_stream_both_ways_arrives_complete_and_in_order(provider: Provider) {
     const PACKETS: u32 = 20_000;
-    let (mut client, mut gateway) = sites();
+    let (mut client, mut gateway) = sites(provider);
     activate(&client);
     activate(&gateway);
     let number = |frame: &[u8]| u32::from_be_bytes(frame[42..46].try_into().unwrap());
@@ -328,9 +329,9 @@ fn a_stream_both_ways_arrives_complete_and_in_order() {
     gateway.finish();
 }
 
-#[test]
-fn a_quiet_worker_sleeps_and_wakes_for_packets_and_commands() {
-    let (mut client, _gateway) = sites();
+over_both!(a_quiet_worker_sleeps_and_wakes_for_packets_and_commands);
+fn a_quiet_worker_sleeps_and_wakes_for_packets_and_commands(provider: Provider) {
+    let (mut client, _gateway) = sites(provider);
     activate(&client);
     assert!(wait(|| client.sleeps()));
     assert!(client.inner_in(&up(b"wake")));

@@ -1,5 +1,10 @@
 //! A worker on memory ports, driven round by round.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_macros,
+    reason = "each test binary uses a part"
+)]
 
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -325,8 +330,27 @@ pub fn pair(suite: CipherSuite, provider: Provider, udp: Option<UdpPorts>) -> (R
     (Rig::client(Epoch::new(client)), at_gateway)
 }
 
-pub fn default_pair() -> (Rig, Rig) {
-    pair(CipherSuite::Aes256Gcm16, Provider::AwsLc, None)
+pub fn default_pair(provider: Provider) -> (Rig, Rig) {
+    pair(CipherSuite::Aes256Gcm16, provider, None)
+}
+
+/// A test for each provider.
+macro_rules! over_both {
+    ($test:ident) => {
+        mod $test {
+            use mitregate_esp::Provider;
+
+            #[test]
+            fn aws_lc() {
+                super::$test(Provider::AwsLc);
+            }
+
+            #[test]
+            fn rustcrypto() {
+                super::$test(Provider::RustCrypto);
+            }
+        }
+    };
 }
 
 /// A UDP datagram between the two insides.

@@ -27,12 +27,12 @@ pub fn combinations() -> impl Iterator<Item = (CipherSuite, Provider, Provider)>
 }
 
 pub fn combination() -> impl Strategy<Value = (CipherSuite, Provider, Provider)> {
-    let provider = prop::sample::select(&Provider::ALL[..]);
-    (
-        prop::sample::select(&CipherSuite::ALL[..]),
-        provider.clone(),
-        provider,
-    )
+    let suite = prop::sample::select(&CipherSuite::ALL[..]);
+    (suite, provider(), provider())
+}
+
+pub fn provider() -> impl Strategy<Value = Provider> {
+    prop::sample::select(&Provider::ALL[..])
 }
 
 pub fn key(suite: CipherSuite) -> SaKey {
