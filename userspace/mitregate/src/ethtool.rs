@@ -94,7 +94,10 @@ unsafe impl Argument for SetFeatures {}
 
 /// How many receive queues `interface` uses; None if its driver does not say.
 pub fn receive_queues(interface: &str) -> Option<u32> {
-    let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Default::default() };
+    let mut channels = Channels {
+        cmd: ETHTOOL_GCHANNELS,
+        ..Default::default()
+    };
     ioctl(interface, &mut channels).ok()?;
     Some(channels.rx_count + channels.combined_count)
 }
@@ -132,11 +135,18 @@ fn turn_off(interface: &str, which: impl Fn(&str) -> bool) -> Result<()> {
 
 /// The names of all features that the kernel knows, by bit.
 fn features(interface: &str) -> Result<Vec<String>> {
-    let mut info =
-        SetInfo { cmd: ETHTOOL_GSSET_INFO, reserved: 0, mask: 1 << ETH_SS_FEATURES, count: 0 };
+    let mut info = SetInfo {
+        cmd: ETHTOOL_GSSET_INFO,
+        reserved: 0,
+        mask: 1 << ETH_SS_FEATURES,
+        count: 0,
+    };
     ioctl(interface, &mut info)?;
     let count = usize::try_from(info.count)?;
-    ensure!(info.mask != 0 && count <= MAX_FEATURES, "the kernel knows {count} features");
+    ensure!(
+        info.mask != 0 && count <= MAX_FEATURES,
+        "the kernel knows {count} features"
+    );
     let mut strings = Box::new(Strings {
         cmd: ETHTOOL_GSTRINGS,
         set: ETH_SS_FEATURES,
@@ -145,7 +155,10 @@ fn features(interface: &str) -> Result<Vec<String>> {
     });
     ioctl(interface, &mut *strings)?;
     let text = |name: &[u8; ETH_GSTRING_LEN]| {
-        let end = name.iter().position(|byte| *byte == 0).unwrap_or(ETH_GSTRING_LEN);
+        let end = name
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(ETH_GSTRING_LEN);
         String::from_utf8_lossy(&name[..end]).into_owned()
     };
     Ok(strings.names[..count].iter().map(text).collect())

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, ConnectionConfig, EncapMode, EspProposal, GateConfig, Identity, IkeProposal,
-    Psk, Retransmit, Role, StartAction,
+    ChildConfig, ConnectionConfig, EncapMode, EspProposal, GateConfig, Identity, IkeProposal, Psk,
+    Retransmit, Role, StartAction,
 };
 use mitregate_wire::TrafficSelector;
 

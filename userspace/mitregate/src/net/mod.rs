@@ -7,12 +7,15 @@ mod prefix;
 pub mod routes;
 
 use std::io;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use mitregate_wire::eth::MacAddr;
+use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteAttribute;
 use tokio::task::AbortHandle;
 
 pub use prefix::{Prefix, PrefixError};
@@ -69,6 +72,23 @@ impl Netlink {
     pub(crate) async fn name_of(&self, index: Option<u32>) -> Option<String> {
         let mut links = self.handle.link().get().match_index(index?).execute();
         Some(parse_link(&links.try_next().await.ok()??).name)
+    }
+
+    /// Where the host itself would send a packet for `address`: the interface's index.
+    pub async fn interface_to(&self, address: IpAddr) -> Option<u32> {
+        let len = Prefix::host(address).len();
+        let request = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(address, len)
+            .ok()?;
+        let mut routes = self.handle.route().get(request.build()).execute();
+        let route = routes.try_next().await.ok()??;
+        route
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })
     }
 
     /// The addresses of a link.

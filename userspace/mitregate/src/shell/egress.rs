@@ -34,6 +34,8 @@ pub struct Egress {
     commands: VecDeque<Command>,
     /// Datagrams and echoes that did not leave, for want of a way or of a buffer.
     dropped: u64,
+    /// How many of them the log knows of.
+    told: u64,
 }
 
 struct Datagram {
@@ -51,6 +53,7 @@ impl Egress {
             waiting: VecDeque::new(),
             commands: VecDeque::new(),
             dropped: 0,
+            told: 0,
         }
     }
 
@@ -64,6 +67,11 @@ impl Egress {
 
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// A packet did not leave because the worker is behind and has all buffers.
+    pub fn count_dropped(&mut self) {
+        self.dropped += 1;
     }
 
     /// Puts a command behind those that wait, and hands over as many as the ring takes.
@@ -210,6 +218,15 @@ impl Egress {
 
     /// Has neighbours in use confirmed, and forgets peers that are not.
     pub async fn tend(&mut self, now: Duration) {
+        if self.dropped > self.told {
+            // Not one by one: whoever floods us must not fill the log as well.
+            let dropped = self.dropped - self.told;
+            self.told = self.dropped;
+            tracing::info!(
+                dropped,
+                "control packets did not leave (no way, or too many of them)"
+            );
+        }
         let Self {
             epochs, last_sent, ..
         } = self;

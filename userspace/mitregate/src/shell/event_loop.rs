@@ -226,7 +226,7 @@ impl EventLoop {
                 payload,
             } => {
                 let Some(mut buffer) = worker.buffer() else {
-                    tracing::warn!("no buffer for a control packet: the worker is behind");
+                    egress.count_dropped();
                     return;
                 };
                 if buffer.set(&payload) {

@@ -79,6 +79,7 @@ async fn daemon(mut settings: Settings) -> Result<()> {
             return Err(error);
         }
     };
+    preflight::local_networks(&netlink, &settings, &outer).await;
     let mut guard = Guard::new(&settings.inner, inner.index(), settings.protected());
     guard.check(&netlink, clock::now()).await?;
     let hops = NextHops::open(netlink, outer).await?;

@@ -98,6 +98,30 @@ fn checks_sources(interface: &str) -> bool {
     setting(interface).max(setting("all")) == Some(1)
 }
 
+/// Says it when what comes out of a tunnel would leave by the outer interface again, in clear:
+/// the network that it is for is not there, and the default route takes its place.
+pub async fn local_networks(netlink: &Netlink, settings: &Settings, outer: &Link) {
+    for connection in &settings.control.connections {
+        for child in &connection.children {
+            for selector in &child.local_ts {
+                let everything = selector.prefix().is_some_and(|(_, len)| len == 0);
+                let way = netlink.interface_to(selector.end()).await;
+                if everything || way != Some(outer.index) {
+                    continue;
+                }
+                tracing::warn!(
+                    "tunnel {}/{}: this host reaches local_ts by the outer interface {}: what the \
+                     peer sends there would go on in clear. Is the local network up?",
+                    connection.name,
+                    child.name,
+                    outer.name
+                );
+                break;
+            }
+        }
+    }
+}
+
 /// Connections without `local_addrs` get the outer interface's, in the kernel's order.
 pub fn fill_addresses(settings: &mut Settings, own: &[Prefix]) -> Result<()> {
     let usable: Vec<_> = own
