@@ -2,7 +2,7 @@
 
 mod tables;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use mitregate_ebpf_common::{
     Role, Verdict, classify,
@@ -25,7 +25,7 @@ fn every_fixture_has_its_verdict() {
 #[test]
 fn names_are_unique_and_every_verdict_is_there() {
     let table = fixtures();
-    let names: HashSet<_> = table.iter().map(|it| it.name).collect();
+    let names: BTreeSet<_> = table.iter().map(|it| it.name).collect();
     assert_eq!(names.len(), table.len());
     for verdict in Verdict::ALL {
         assert!(
@@ -37,7 +37,7 @@ fn names_are_unique_and_every_verdict_is_there() {
 
 #[test]
 fn labels_and_indices_are_unique() {
-    let labels: HashSet<_> = Verdict::ALL.iter().map(|verdict| verdict.label()).collect();
+    let labels: BTreeSet<_> = Verdict::ALL.iter().map(|verdict| verdict.label()).collect();
     assert_eq!(labels.len(), Verdict::ALL.len());
     for (at, verdict) in Verdict::ALL.into_iter().enumerate() {
         assert_eq!(verdict.index() as usize, at);

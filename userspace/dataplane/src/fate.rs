@@ -153,11 +153,11 @@ impl Fates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use std::collections::BTreeSet;
 
     #[test]
     fn labels_are_unique_snake_case_and_documented() {
-        let labels: HashSet<_> = Fate::ALL.iter().map(|f| f.label()).collect();
+        let labels: BTreeSet<_> = Fate::ALL.iter().map(|f| f.label()).collect();
         assert_eq!(labels.len(), COUNT);
         for (index, fate) in Fate::ALL.iter().enumerate() {
             assert_eq!(*fate as usize, index);

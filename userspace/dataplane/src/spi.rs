@@ -81,13 +81,13 @@ impl SpiTable {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     proptest! {
         #[test]
         fn behaves_like_a_map(ops in prop::collection::vec((any::<bool>(), 0u32..48, any::<u32>()), 0..400)) {
             let mut table = SpiTable::new(16);
-            let mut model = HashMap::new();
+            let mut model = BTreeMap::new();
             for (insert, key, value) in ops {
                 // Few low bits, so that probes collide and wrap around the end.
                 let spi = ((key / 16) << 24) | ((key % 16) * 2 + 1);

@@ -116,13 +116,13 @@ impl ReplayWindow {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::HashSet;
+    use std::collections::BTreeSet;
 
     /// The window as RFC 4303 §3.4.3 describes it, with every number remembered.
     struct Model {
         highest: u64,
         size: u64,
-        accepted: HashSet<u64>,
+        accepted: BTreeSet<u64>,
     }
 
     impl Model {
@@ -159,7 +159,7 @@ mod tests {
             steps in prop::collection::vec(step(), 0..600),
         ) {
             let mut window = ReplayWindow::new(size);
-            let mut model = Model { highest: 0, size: window.size(), accepted: HashSet::new() };
+            let mut model = Model { highest: 0, size: window.size(), accepted: BTreeSet::new() };
             if start > 0 {
                 prop_assert!(window.accept(start) && model.accept(start));
             }

@@ -1,11 +1,11 @@
-use std::{cell::RefCell, collections::HashSet};
+use std::{cell::RefCell, collections::BTreeSet};
 
 use mitregate_ebpf_common::{AddressKey, FragmentKey, Tables};
 
 /// The maps, on the host.
 pub struct HostTables {
-    ours: HashSet<AddressKey>,
-    fragments: RefCell<HashSet<FragmentKey>>,
+    ours: BTreeSet<AddressKey>,
+    fragments: RefCell<BTreeSet<FragmentKey>>,
 }
 
 impl HostTables {
