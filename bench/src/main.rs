@@ -1,4 +1,5 @@
 //! Benches: the engine on memory ports, and the classifier by BPF_PROG_TEST_RUN.
+#![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
