@@ -55,6 +55,15 @@ pub enum DataEvent<'a> {
         /// Its tunnel.
         tunnel: TunnelId,
     },
+    /// An epoch could not be installed, so nothing can go through it.
+    Refused {
+        /// Its tunnel.
+        tunnel: TunnelId,
+        /// Which epoch.
+        epoch: EpochId,
+        /// Why.
+        reason: &'a str,
+    },
     /// The outbound SA passed a soft limit.
     SoftLimit {
         /// The SA's tunnel.

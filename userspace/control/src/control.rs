@@ -180,6 +180,15 @@ impl Control {
                     self.tunnels[at].data_waiting = true;
                 }
             }
+            DataEvent::Refused {
+                tunnel,
+                epoch,
+                reason,
+            } => {
+                if let Some(at) = self.tunnel_at(tunnel) {
+                    self.not_installed(now, at, epoch, reason);
+                }
+            }
             DataEvent::SoftLimit { tunnel, epoch } => {
                 if let Some(at) = self.tunnel_at(tunnel) {
                     self.rekey_due(now, at, epoch);

@@ -374,6 +374,18 @@ impl Control {
         );
     }
 
+    /// The worker has not taken an epoch: the peer must not think that it has a tunnel.
+    pub(crate) fn not_installed(&mut self, now: Duration, at: usize, epoch: EpochId, reason: &str) {
+        let tunnel = &mut self.tunnels[at];
+        if !tunnel.epochs.contains_key(&epoch) {
+            return;
+        }
+        warn!(tunnel = tunnel.name, %epoch, reason, "the worker does not take the epoch: deleting it");
+        tunnel.retry.failed(now, &mut *self.rng);
+        self.fail_waiters(at, &format!("the worker does not take the epoch: {reason}"));
+        self.tell_deleted(now, at, epoch);
+    }
+
     pub(crate) fn find_epoch(&self, id: SessionId, spi_in: Spi) -> Option<(usize, EpochId)> {
         self.tunnels.iter().enumerate().find_map(|(at, tunnel)| {
             let epoch = tunnel.epoch_by_spi(spi_in)?;

@@ -25,6 +25,10 @@ const BUSY: usize = 4;
 /// A new IKE SA that takes more than this many times the first wait of IKE's retransmissions is given up
 /// for a fresh one: the responder may have restarted half-way, or a NAT may hold on to the old one.
 const CONNECT_PATIENCE: u32 = 20;
+/// IKE SAs of one connection that have authenticated: more than are needed while one is replaced. Each may
+/// have epochs that drain, so with many more a peer that is restarted again and again, or means no good,
+/// fills the worker's tables.
+const MAX_SESSIONS: usize = 8;
 /// How long our Delete is repeated to a peer that does not answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -282,6 +286,32 @@ impl Control {
         }
         if let Some(at) = first {
             self.tunnels[at].requested = Some((id, now + self.patience(at)));
+        }
+        self.drop_idle_sessions(now, index, id);
+    }
+
+    /// Makes room for the newest IKE SA of a connection: the oldest that carry no data go.
+    fn drop_idle_sessions(&mut self, now: Duration, index: usize, newest: SessionId) {
+        let of_connection: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.connection == Some(index) && s.is_usable())
+            .map(|(id, _)| *id)
+            .collect();
+        let excess = of_connection.len().saturating_sub(MAX_SESSIONS);
+        let carries = |id| self.tunnels.iter().any(|t| t.is_active_on(id));
+        let idle: Vec<_> = of_connection
+            .into_iter()
+            .filter(|id| *id != newest && !carries(*id))
+            .take(excess)
+            .collect();
+        for id in idle {
+            let connection = &self.connections[index].config.name;
+            info!(
+                connection,
+                "too many IKE SAs of one peer: the oldest that carries no data is dropped"
+            );
+            self.with_ike(now, id, IkeSa::abandon);
         }
     }
 

@@ -154,6 +154,12 @@ impl Tunnel {
         })
     }
 
+    /// Whether the epoch that carries data is one of this session.
+    pub(crate) fn is_active_on(&self, session: SessionId) -> bool {
+        let active = self.gate.active().and_then(|id| self.epochs.get(&id));
+        active.is_some_and(|epoch| epoch.session == Some(session))
+    }
+
     pub(crate) fn epoch_by_spi(&self, spi_in: Spi) -> Option<EpochId> {
         self.epochs
             .iter()

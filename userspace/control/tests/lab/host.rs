@@ -6,8 +6,8 @@ use std::time::Duration;
 use mitregate_control::{Config, Control, ControlEvent, DataEvent, Datagram, Encap, Outer, Output};
 use mitregate_dataplane::{
     Command, ControlBuf, DfPolicy, DscpPolicy, Epoch, EpochConfig, Event, Fate, Hop, InnerLink,
-    Memory, OuterAddrs, OuterHeader, PortSet, Selectors, SoftLimits, Tunnel, UdpPorts, Worker,
-    WorkerConfig, WorkerHandle, unattended,
+    Memory, OuterAddrs, OuterHeader, PortSet, Refusal, Returned, Selectors, SoftLimits, Tunnel,
+    UdpPorts, Worker, WorkerConfig, WorkerHandle, unattended,
 };
 use mitregate_wire::eth::{self, EtherType};
 use mitregate_wire::frame::{UdpFrame, emit_udp, parse_udp};
@@ -289,6 +289,25 @@ impl Host {
                     .handle_dataplane(now, DataEvent::SoftLimit { tunnel, epoch });
             }
             Event::Retired { .. } | Event::Removed { .. } => {}
+            Event::Refused {
+                tunnel,
+                epoch: Some(epoch),
+                reason,
+                returned: Some(Returned::Epoch(_)),
+            } => {
+                let reason = &reason.to_string();
+                let event = DataEvent::Refused {
+                    tunnel,
+                    epoch,
+                    reason,
+                };
+                self.control.handle_dataplane(now, event);
+            }
+            // For an epoch that was not taken.
+            Event::Refused {
+                reason: Refusal::NoSuchEpoch,
+                ..
+            } => {}
             Event::Refused { reason, .. } => panic!("a command was refused: {reason}"),
             Event::Stopped { reason } => panic!("the worker stopped: {reason}"),
         }

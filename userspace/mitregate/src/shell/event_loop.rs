@@ -8,7 +8,7 @@ use mitregate_control::{
     Command as ControlCommand, Control, ControlEvent, DataEvent, Datagram, Install, Output, Ticket,
 };
 use mitregate_dataplane::{
-    Command, Epoch, EpochConfig, Event, Refusal, Selectors, SoftLimits, Stopped, Tunnel,
+    Command, Epoch, EpochConfig, Event, Refusal, Returned, Selectors, SoftLimits, Stopped, Tunnel,
 };
 use mitregate_wire::frame::parse_udp;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -330,6 +330,27 @@ impl EventLoop {
             }
             // Dropped here, not by the worker: keys are wiped, memory is freed.
             Event::Retired { .. } | Event::Removed { .. } => {}
+            Event::Refused {
+                returned: Some(Returned::Tunnel(_)),
+                reason,
+                ..
+            } => bail!("the worker does not take all tunnels: {reason}"),
+            Event::Refused {
+                tunnel,
+                epoch: Some(epoch),
+                reason,
+                returned: Some(Returned::Epoch(_)),
+            } => {
+                let reason = &reason.to_string();
+                self.control.handle_dataplane(
+                    now,
+                    DataEvent::Refused {
+                        tunnel,
+                        epoch,
+                        reason,
+                    },
+                );
+            }
             Event::Refused {
                 tunnel,
                 epoch,
