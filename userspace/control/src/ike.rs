@@ -424,11 +424,12 @@ impl Control {
                 .wants
                 .extend(wants.iter().filter(|at| self.tunnels[**at].wanted));
             let name = connection.config.name.clone();
+            let peer = connection.peer();
             // Said once; the attempts go on.
             if connection.last_failure.as_ref() == Some(&reason) {
-                debug!(connection = name, reason, "IKE SA failed again");
+                debug!(connection = name, peer, reason, "IKE SA failed again");
             } else {
-                warn!(connection = name, reason, "IKE SA failed");
+                warn!(connection = name, peer, reason, "IKE SA failed");
                 connection.last_failure = Some(reason.clone());
             }
             name

@@ -39,10 +39,7 @@ impl Control {
             name: config.name.clone(),
             role: role(config.gate.role),
             local_id: config.local_id.to_string(),
-            remote_id: config
-                .remote_id
-                .as_ref()
-                .map_or("%any".to_owned(), ToString::to_string),
+            remote_id: connection.peer(),
             local_addrs: strings(&config.local_addrs),
             remote_addrs: strings(&config.remote_addrs),
             encap: match config.encap {

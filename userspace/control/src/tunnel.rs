@@ -33,6 +33,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The peer's identity, or `%any`.
+    pub(crate) fn peer(&self) -> String {
+        let id = self.config.remote_id.as_ref();
+        id.map_or("%any".to_owned(), ToString::to_string)
+    }
+
     /// Where a new session goes from and to; each attempt takes the next of the peer's addresses.
     pub(crate) fn next_ends(&mut self) -> Option<(SocketAddr, SocketAddr)> {
         let config = &self.config;
