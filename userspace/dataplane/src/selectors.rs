@@ -195,7 +195,7 @@ impl Rules {
 
 #[cold]
 fn within(flow: &Flow, from: &Side, to: &Side) -> bool {
-    let (src_port, dst_port) = flow.ports.unzip();
+    let (src_port, dst_port) = flow.ports().unzip();
     match flow.addrs {
         Addrs::V4 { src, dst } => {
             any(&from.v4, src, flow.protocol, src_port) && any(&to.v4, dst, flow.protocol, dst_port)
@@ -242,7 +242,7 @@ mod tests {
             local in prop::collection::vec(selector(), 0..3),
             remote in prop::collection::vec(selector(), 0..3),
             (src, dst) in (address(), address()),
-            protocol in prop::sample::select(vec![6u8, 17, 50]),
+            protocol in prop::sample::select(vec![6u8, 17, 132]),
             ports in prop::option::of((0u16..5, 0u16..5)),
         ) {
             let addrs = match (src, dst) {
@@ -251,7 +251,7 @@ mod tests {
                 _ => return Ok(()),
             };
             let rules = Rules::new(Selectors { local: local.clone(), remote: remote.clone() });
-            let flow = Flow { addrs, protocol, ports };
+            let flow = Flow::with_ports(addrs, protocol, ports);
             let model = ip::Flow { src, dst, protocol, ports };
             prop_assert_eq!(rules.allow_outbound(&flow), model.is_within(&local, &remote));
             prop_assert_eq!(rules.allow_inbound(&flow), model.is_within(&remote, &local));

@@ -204,59 +204,57 @@ impl Rings {
 
     pub(crate) fn rx(&mut self, out: &mut Vec<Frame>, max: usize) -> usize {
         let max = u32::try_from(max).unwrap_or(u32::MAX).min(self.rx.size());
-        let mut received = 0;
-        for _ in 0..self.rx.available(max).min(max) {
-            let Some(desc) = self.rx.take() else { break };
-            self.receiving = self.receiving.saturating_sub(1);
-            match self.umem.claim_at(desc.addr, desc.len, Owner::Receiving) {
-                Some(frame) => {
-                    out.push(frame);
-                    received += 1;
-                }
-                None => self.stats.bad_descriptors += 1,
+        let (umem, before) = (&*self.umem, out.len());
+        let taken = self.rx.take_each(max, |desc| {
+            if let Some(frame) = umem.claim_at(desc.addr, desc.len, Owner::Receiving) {
+                out.push(frame);
             }
-        }
-        self.rx.release();
+        });
+        let received = out.len() - before;
+        self.receiving = self.receiving.saturating_sub(taken);
         self.stats.rx += received as u64;
+        self.stats.bad_descriptors += u64::from(taken) - received as u64;
         received
     }
 
     pub(crate) fn tx(&mut self, frames: &mut VecDeque<Frame>) -> usize {
+        let before = frames.len();
         let limit = self.tx.size().min(self.completion.size());
-        let mut taken = 0;
-        while self.sending < limit && self.tx.room(1) > 0 {
-            let Some(frame) = frames.pop_front() else {
-                break;
-            };
-            taken += 1;
-            if !self.umem.owns(&frame) {
-                debug_assert!(false, "frame of another UMEM");
-                self.stats.tx_refused += 1;
-                continue;
+        let (umem, refused) = (&*self.umem, &mut self.refused);
+        let (refused_before, mut foreign) = (refused.len(), 0);
+        // What is refused has no place in the ring, but counts among the frames that we have.
+        let mut room = limit.saturating_sub(self.sending);
+        let most = room.min(u32::try_from(before).unwrap_or(u32::MAX));
+        let staged = self.tx.put_each(most, || {
+            while room > 0 {
+                let frame = frames.pop_front()?;
+                if !umem.owns(&frame) {
+                    debug_assert!(false, "frame of another UMEM");
+                    foreign += 1;
+                    continue;
+                }
+                room -= 1;
+                let (addr, len) = (frame.offset(), frame.len());
+                let chunk = umem.surrender(frame, Owner::Sending);
+                if len < MIN_FRAME {
+                    // The kernel would not complete an empty one, nor veth survive a runt.
+                    refused.push(chunk);
+                    continue;
+                }
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                return Some(libc::xdp_desc {
+                    addr,
+                    len,
+                    options: 0,
+                });
             }
-            self.sending += 1;
-            let (addr, len) = (frame.offset(), frame.len());
-            let chunk = self.umem.surrender(frame, Owner::Sending);
-            if len < MIN_FRAME {
-                // The kernel would not complete an empty one, nor veth survive a runt.
-                self.refused.push(chunk);
-                self.stats.tx_refused += 1;
-                continue;
-            }
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "a packet has at most 4096 bytes"
-            )]
-            let staged = self.tx.stage(libc::xdp_desc {
-                addr,
-                len: len as u32,
-                options: 0,
-            });
-            debug_assert!(staged, "room was checked");
-            self.stats.tx += 1;
-        }
-        self.tx.publish();
-        taken
+            None
+        });
+        let refused = refused.len() - refused_before;
+        self.sending += staged + u32::try_from(refused).unwrap_or(u32::MAX);
+        self.stats.tx += u64::from(staged);
+        self.stats.tx_refused += (refused + foreign) as u64;
+        before - frames.len()
     }
 
     pub(crate) fn refill(&mut self, pool: &mut FramePool) {
@@ -265,16 +263,10 @@ impl Rings {
         if self.receiving >= limit || !Arc::ptr_eq(&self.umem, pool.umem()) {
             return;
         }
-        let room = self.fill.room(limit - self.receiving);
-        for _ in 0..room.min(limit - self.receiving) {
-            let Some(chunk) = pool.pop_for_receive() else {
-                break;
-            };
-            let staged = self.fill.stage(self.umem.address_of(chunk));
-            debug_assert!(staged, "room was checked");
-            self.receiving += 1;
-        }
-        self.fill.publish();
+        let umem = &*self.umem;
+        self.receiving += self.fill.put_each(limit - self.receiving, || {
+            pool.pop_for_receive().map(|chunk| umem.address_of(chunk))
+        });
     }
 
     pub(crate) fn reclaim(&mut self, pool: &mut FramePool) -> usize {
@@ -282,21 +274,16 @@ impl Rings {
         if self.sending == 0 || !Arc::ptr_eq(&self.umem, pool.umem()) {
             return 0;
         }
-        let mut reclaimed = 0;
-        for _ in 0..self.completion.available(self.sending) {
-            let Some(address) = self.completion.take() else {
-                break;
-            };
-            let chunk = self.umem.chunk_of(address);
-            if chunk.is_some_and(|chunk| pool.push_from(chunk, Owner::Sending)) {
-                reclaimed += 1;
-            } else {
-                self.stats.bad_descriptors += 1;
-            }
-            self.sending = self.sending.saturating_sub(1);
-        }
-        self.completion.release();
+        let (umem, mut reclaimed) = (&*self.umem, 0);
+        let available = self.completion.available(self.sending);
+        let taken = self.completion.take_each(available, |address| {
+            let chunk = umem.chunk_of(address);
+            let ours = chunk.is_some_and(|chunk| pool.push_from(chunk, Owner::Sending));
+            reclaimed += usize::from(ours);
+        });
+        self.sending = self.sending.saturating_sub(taken);
         self.stats.completed += reclaimed as u64;
+        self.stats.bad_descriptors += u64::from(taken) - reclaimed as u64;
         while let Some(chunk) = self.refused.pop() {
             self.sending = self.sending.saturating_sub(1);
             reclaimed += usize::from(pool.push_from(chunk, Owner::Sending));

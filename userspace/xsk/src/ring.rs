@@ -205,6 +205,23 @@ impl<T: Copy> Producer<T> {
         true
     }
 
+    /// Writes the entries that `next` gives, up to `max` and as many as there is room for, and hands
+    /// them over. Says how many.
+    #[inline]
+    pub(crate) fn put_each(&mut self, max: u32, mut next: impl FnMut() -> Option<T>) -> u32 {
+        let room = self.room(max).min(max);
+        let mut count = 0;
+        while count < room {
+            let Some(entry) = next() else { break };
+            // SAFETY: as in `stage`: `room` has counted this entry.
+            unsafe { self.ring.entry(self.next.wrapping_add(count)).write(entry) };
+            count += 1;
+        }
+        self.next = self.next.wrapping_add(count);
+        self.publish();
+        count
+    }
+
     /// Hands the staged entries over.
     #[inline]
     pub(crate) fn publish(&mut self) {
@@ -273,6 +290,19 @@ impl<T: Copy> Consumer<T> {
         let entry = unsafe { self.ring.entry(self.next).read() };
         self.next = self.next.wrapping_add(1);
         Some(entry)
+    }
+
+    /// Reads up to `max` entries, hands each to `each`, and gives their places back. Says how many.
+    #[inline]
+    pub(crate) fn take_each(&mut self, max: u32, mut each: impl FnMut(T)) -> u32 {
+        let count = self.available(max).min(max);
+        for ahead in 0..count {
+            // SAFETY: as in `take`: `available` has counted this entry.
+            each(unsafe { self.ring.entry(self.next.wrapping_add(ahead)).read() });
+        }
+        self.next = self.next.wrapping_add(count);
+        self.release();
+        count
     }
 
     /// Gives the places of the taken entries back.
