@@ -35,6 +35,7 @@ enum What {
 }
 
 fn main() -> Result<()> {
+    eprintln!("{}", facts());
     match Options::parse().what {
         What::Engine(options) => {
             let rows = engine::run(&options)?;
@@ -47,6 +48,36 @@ fn main() -> Result<()> {
             save(json.as_ref(), &rows)
         }
     }
+}
+
+/// The machine, for whoever compares two tables.
+fn facts() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| Some(line.split_once(": ")?.1))
+            .unwrap_or("?")
+    };
+    let flags: Vec<_> = field("flags").split(' ').collect();
+    let has: Vec<_> = ["aes", "avx2", "avx512f", "vaes", "vpclmulqdq"]
+        .into_iter()
+        .filter(|flag| flags.contains(flag))
+        .collect();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!(
+        "{} ({}), {} CPUs, Linux {}, load {}, {} profile",
+        field("model name"),
+        has.join(" "),
+        std::thread::available_parallelism().map_or(0, usize::from),
+        kernel.trim(),
+        load.split(' ').next().unwrap_or("?"),
+        if cfg!(debug_assertions) {
+            "dev"
+        } else {
+            "release"
+        },
+    )
 }
 
 fn save(path: Option<&PathBuf>, rows: &impl Serialize) -> Result<()> {

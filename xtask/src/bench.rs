@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{build, lab, setup, setup::Need, sh};
@@ -12,8 +12,12 @@ pub struct Options {
     /// What to measure; without it everything
     #[arg(value_enum)]
     what: Option<What>,
-    /// Handed on to the bench; try -- --help
-    #[arg(last = true)]
+    /// Handed on to the bench named before; try engine --help
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "ARGS"
+    )]
     args: Vec<String>,
 }
 
@@ -28,6 +32,12 @@ enum What {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    if options.what.is_none() && !options.args.is_empty() {
+        bail!(
+            "name the bench that takes {:?}: engine, classifier or e2e",
+            options.args
+        );
+    }
     let wanted = |what| options.what.is_none_or(|only| only == what);
     if wanted(What::Engine) || wanted(What::Classifier) {
         setup::ensure(Need::Build)?;

@@ -52,7 +52,7 @@ enum Task {
     /// Detach what `load` attached
     Unload(xdp::Device),
     /// The attached classifier's counters
-    Stats(xdp::Device),
+    Stats(xdp::Stats),
     /// Every check and test, with totals
     Test(test::Options),
     /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled)
@@ -81,7 +81,7 @@ fn run(task: Task) -> Result<()> {
         Task::Lab(pass) => lab::lab(&pass),
         Task::Load(load) => xdp::load(&load),
         Task::Unload(device) => xdp::unload(&device),
-        Task::Stats(device) => xdp::stats(&device),
+        Task::Stats(stats) => xdp::stats(&stats),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),

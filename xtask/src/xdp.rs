@@ -16,12 +16,27 @@ pub struct Device {
     /// The interface
     #[arg(long, value_name = "IF")]
     dev: String,
+    /// Its network namespace, if not this one
+    #[arg(long, value_name = "NAME")]
+    netns: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Stats {
+    #[command(flatten)]
+    device: Device,
+    /// JSON for programs instead of a table for people
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
 pub struct Load {
     #[command(flatten)]
     device: Device,
+    /// JSON for programs instead of text for people
+    #[arg(long)]
+    json: bool,
     /// Where in the kernel it runs; auto: native if the driver can, else generic
     #[arg(long, value_enum, default_value = "auto")]
     mode: Mode,
@@ -40,18 +55,18 @@ pub fn load(load: &Load) -> Result<()> {
         Mode::Native => "native",
         Mode::Generic => "generic",
     };
-    exec("load", &load.device, &["--mode", mode])
+    exec("load", &load.device, load.json, &["--mode", mode])
 }
 
 pub fn unload(device: &Device) -> Result<()> {
-    exec("unload", device, &[])
+    exec("unload", device, false, &[])
 }
 
-pub fn stats(device: &Device) -> Result<()> {
-    exec("stats", device, &[])
+pub fn stats(stats: &Stats) -> Result<()> {
+    exec("stats", &stats.device, stats.json, &[])
 }
 
-fn exec(action: &str, device: &Device, more: &[&str]) -> Result<()> {
+fn exec(action: &str, device: &Device, json: bool, more: &[&str]) -> Result<()> {
     sh::need_root(&format!("`{action}`"))?;
     setup::ensure(Need::Build)?;
     build::packages(true, &["mitregate-classifier"])?;
@@ -60,6 +75,8 @@ fn exec(action: &str, device: &Device, more: &[&str]) -> Result<()> {
         Command::new(program)
             .arg(action)
             .args(["--dev", &device.dev])
+            .args(device.netns.iter().flat_map(|name| ["--netns", name]))
+            .args(json.then_some("--json"))
             .args(more),
     ))
 }

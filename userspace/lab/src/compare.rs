@@ -120,7 +120,7 @@ fn run(options: &Options, with_tunnel: bool) -> Result<()> {
         };
         let bits = (tunnelled.up_gbps + tunnelled.down_gbps) * f64::from(options.seconds);
         comparison.tunnel = Some(Tunnel {
-            encap: encap.name(),
+            encap: encap.on_the_wire(),
             provider,
             suite,
             rates: tunnelled,

@@ -25,7 +25,9 @@ const ORDERLY_END: Duration = Duration::from_secs(5);
 /// How ESP travels through the NAT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Encap {
-    /// ESP in UDP 4500 (RFC 3948)
+    /// What the daemons choose: behind this NAT, ESP in UDP 4500
+    Auto,
+    /// ESP in UDP 4500 (RFC 3948), NAT or not
     Udp,
     /// Plain ESP, IP protocol 50
     Esp,
@@ -35,7 +37,16 @@ impl Encap {
     /// As in the configuration.
     pub fn name(self) -> &'static str {
         match self {
+            Encap::Auto => "auto",
             Encap::Udp => "udp",
+            Encap::Esp => "esp",
+        }
+    }
+
+    /// What has to be seen outside the NAT: `udp` or `esp`.
+    pub fn on_the_wire(self) -> &'static str {
+        match self {
+            Encap::Auto | Encap::Udp => "udp",
             Encap::Esp => "esp",
         }
     }
@@ -45,7 +56,7 @@ impl Encap {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Settings {
     /// How ESP travels through the NAT
-    #[arg(long, value_enum, default_value = "udp")]
+    #[arg(long, value_enum, default_value = "auto")]
     pub encap: Encap,
     /// Who computes the AEAD: aws-lc | rustcrypto
     #[arg(long, default_value = "aws-lc")]

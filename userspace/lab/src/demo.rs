@@ -83,6 +83,7 @@ pub fn run(options: &Options) -> Result<bool> {
 
 fn picture(encap: Encap) -> String {
     let esp = match encap {
+        Encap::Auto => "ESP in UDP 4500, once the NAT is detected",
         Encap::Udp => "ESP in UDP 4500",
         Encap::Esp => "plain ESP (IP protocol 50)",
     };
@@ -358,14 +359,16 @@ impl Demo<'_> {
 
     /// The leak check.
     fn judge(&mut self, counts: Counts) {
-        let esp = match self.options.settings.encap {
-            Encap::Udp => counts.esp_in_udp,
-            Encap::Esp => counts.esp,
+        let (esp, other) = match self.options.settings.encap {
+            Encap::Auto | Encap::Udp => (counts.esp_in_udp, counts.esp),
+            Encap::Esp => (counts.esp, counts.esp_in_udp),
         };
         let text = format!("{}, {} missed", thousands(esp), counts.dropped);
         let seen = (esp >= ESP_AT_LEAST || self.options.without_routes) && counts.dropped == 0;
         self.report
             .row(seen, "ESP packets seen outside the NAT", text);
+        self.report
+            .row(other == 0, "in the other encapsulation", thousands(other));
         let mut text = thousands(counts.cleartext);
         for (what, count) in &counts.examples {
             text += &format!("; {what} ({count})");

@@ -12,7 +12,7 @@ use crate::{capture::Counts, daemon::Settings, flow::Attempts, http::Fetched, pi
 pub struct Report {
     /// Everything was as it should be.
     pub ok: bool,
-    /// `udp` or `esp`.
+    /// What had to be on the wire: `udp` or `esp`.
     pub encap: &'static str,
     /// Who computed the AEAD.
     pub provider: String,
@@ -78,7 +78,7 @@ impl Report {
             ..
         } = settings.clone();
         Report {
-            encap: encap.name(),
+            encap: encap.on_the_wire(),
             provider,
             suite,
             ..Report::default()
