@@ -31,7 +31,8 @@ struct Target {
     rng: ChaCha20Rng,
 }
 
-/// What must not change.
+/// What must not change. Half-open IKE SAs of forged first requests come, and go by themselves:
+/// [`hostile_ike_messages`] waits for that.
 #[derive(Debug, PartialEq)]
 struct Census {
     ike_sas: Vec<Value>,
@@ -47,6 +48,7 @@ impl Census {
                 .as_array()
                 .into_iter()
                 .flatten()
+                .filter(|sa| sa["state"] != "connecting")
                 .map(|sa| sa["spi_local"].clone())
                 .collect(),
             epochs: end.epochs(),
@@ -132,7 +134,6 @@ impl Target {
             .into_iter()
             .zip(&self.before)
         {
-            // Half-open IKE SAs of forged first requests expire.
             end.eventually("what there was before", |end| Census::of(end) == *before);
             end.log_is_clean();
         }
@@ -551,18 +552,6 @@ fn hostile_ike(what: &str, encap: &str) {
     assert_eq!(answer[16..20], [41, 0x20, 34, RESPONSE], "{answer:02x?}");
     assert_eq!(answer[28..], [0, 0, 0, 9, 0, 0, 0, 1, 200], "{answer:02x?}");
 
-    // A first request from elsewhere begins a half-open IKE SA and nothing else.
-    for n in 0..5 {
-        let mut request = first.to_vec();
-        request[..8].fill(0x40 + n);
-        let request = from_stranger(&like, 500, &request);
-        target.at_gateway.send(&request);
-    }
-    target
-        .lab
-        .gateway
-        .eventually("half-open IKE SAs", |end| end.ike_sas() == 6);
-
     // Large packets still pass, whatever the forged errors said.
     let large = target
         .lab
@@ -578,7 +567,23 @@ fn hostile_ike(what: &str, encap: &str) {
     let sent = socket.send_to(&[0; 1372], (live::INNER_GATEWAY, 9));
     assert_eq!(sent.unwrap(), 1372);
     assert_eq!(server.recv(&mut [0; 1500]).unwrap(), 1372);
+    if encap == "esp" {
+        half_open_sas_expire(&target, &like);
+    }
     target.unharmed();
+}
+
+/// A first request from elsewhere begins a half-open IKE SA and nothing else.
+fn half_open_sas_expire(target: &Target, like: &[u8]) {
+    let gateway = &target.lab.gateway;
+    for n in 0..5 {
+        let mut request = like[payload_at(like)..].to_vec();
+        request[..8].fill(0x40 + n);
+        let request = from_stranger(like, 500, &request);
+        target.at_gateway.send(&request);
+    }
+    gateway.eventually("half-open IKE SAs", |end| end.ike_sas() >= 6);
+    gateway.eventually("their end", |end| end.ike_sas() == 1);
 }
 
 #[test]

@@ -248,27 +248,22 @@ fn a_gateway_that_ends_deletes_its_sas_and_is_found_again() {
 }
 
 fn rekeys(what: &str, encap: &str) {
-    let mut lab = Lab::new(what, &format!("encap = {encap:?}"), "rekey_time = \"1s\"");
+    let mut lab = Lab::new(what, &format!("encap = {encap:?}"), "rekey_time = \"2s\"");
     let wire = Recorder::start(&lab, "c0");
     lab.up();
     let first = lab.client.epochs()[0].0;
     let pings = Pings::start(&lab, Duration::from_millis(2));
-    let last = first + 5;
-    lab.client.eventually("five rekeys", |end| {
-        end.epochs().last().is_some_and(|newest| newest.0 >= last)
+    lab.client.eventually("three rekeys", |end| {
+        end.epochs()
+            .last()
+            .is_some_and(|newest| newest.0 >= first + 3)
     });
     let pinged = pings.stop();
     assert!(pinged.sent > 500, "{pinged:?}");
     pinged.all_in_order();
     wire.saw_nothing_in_clear();
     for end in [&lab.client, &lab.gateway] {
-        // Those before it drain, and then go.
-        let epochs = end.epochs();
-        let live = epochs.iter().filter(|(_, state)| state != "draining");
-        assert!(live.count() <= 3, "{epochs:?}");
-        end.eventually("the end of the first epochs", |end| {
-            end.epochs().first().is_some_and(|oldest| oldest.0 > last)
-        });
+        end.eventually("the end of those before", |end| end.epochs().len() <= 2);
         assert_eq!(end.ike_sas(), 1);
         end.log_is_clean();
     }
@@ -404,7 +399,15 @@ fn a_start_that_cannot_succeed_says_why() {
     }
     let lab = Lab::new("why", "", "");
     let client = &lab.client;
-    let before = [client.ns.ip("link show"), client.ns.ip("route show")];
+    // A start that fails leaves the protected prefixes unreachable, and nothing else.
+    let routes = || -> String {
+        let all = client.ns.ip("route show");
+        let kept = all
+            .lines()
+            .filter(|line| !line.starts_with("unreachable 10.2.0.0/24"));
+        kept.collect()
+    };
+    let before = [client.ns.ip("link show"), routes()];
     let good = fs::read_to_string(client.config()).unwrap();
     let nat_t = client.udp("0.0.0.0:4500");
     let said = client.fails_to_start();
@@ -483,7 +486,7 @@ fn a_start_that_cannot_succeed_says_why() {
         let name = format!("CAP_{}", capability.to_uppercase());
         assert!(said.contains(&name) && said.contains("root"), "{said}");
     }
-    let after = [client.ns.ip("link show"), client.ns.ip("route show")];
+    let after = [client.ns.ip("link show"), routes()];
     assert_eq!(before, after);
     assert!(!client.path("control.sock").exists());
 }
