@@ -10,6 +10,7 @@ use mitregate_control::{
 use mitregate_dataplane::{
     Command, Epoch, EpochConfig, Event, Refusal, Returned, Selectors, SoftLimits, Stopped, Tunnel,
 };
+use mitregate_wire::WireError;
 use mitregate_wire::frame::parse_udp;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use serde_json::Value;
@@ -378,6 +379,11 @@ impl EventLoop {
                     remote: udp.src,
                     payload: udp.payload,
                 },
+            ),
+            Err(WireError::Malformed) => tracing::debug!(
+                bytes = frame.len(),
+                "a datagram with a wrong checksum: noise, or from a stack on a veth whose offload \
+                 left it unfinished (there: ethtool -K DEV tx off)"
             ),
             // An ICMP error about one of our packets, which anybody can forge (RFC 4301 §6): the
             // gate finds out by itself whether the path works.
