@@ -143,7 +143,9 @@ fn icmp<P: Packet + ?Sized>(packet: &P, datagram: &Datagram) -> Result<Verdict, 
     if !matches!(datagram.fragment, Fragment::Whole) {
         return Ok(Verdict::NotIpsec);
     }
-    let header = packet.read::<ICMP_HEADER>(datagram.payload).ok_or(Stop::Malformed)?;
+    let header = packet
+        .read::<ICMP_HEADER>(datagram.payload)
+        .ok_or(Stop::Malformed)?;
     let quote = datagram.payload + ICMP_HEADER;
     let quoted = match (datagram.protocol, header[0]) {
         // RFC 792: destination unreachable, source quench, time exceeded, parameter problem.
