@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -52,7 +52,12 @@ pub fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, String> {
 /// A secret from a file of its own; one line end at the end is not part of it.
 pub fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
-    let file = File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    // Non-blocking: a FIFO without a writer is refused below, not waited for.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| format!("cannot read {shown}: {error}"))?;
     let metadata = file
         .metadata()
         .map_err(|error| format!("cannot read {shown}: {error}"))?;
@@ -213,6 +218,9 @@ mod tests {
                 .unwrap_err()
                 .contains("not a regular file")
         );
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+        assert!(read_file(&fifo).unwrap_err().contains("not a regular file"));
         assert!(
             read_file(&dir.path().join("none"))
                 .unwrap_err()
