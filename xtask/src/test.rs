@@ -203,7 +203,8 @@ impl Suite<'_> {
         self.check("demo-esp", &mut esp)?;
         let json = json_path("leak")?;
         let mut leak = demo("udp", &json);
-        leak.arg("--without-routes");
+        leak.args(["--without-routes", "--seconds", "1"]);
+        println!("    (the next demo is to fail)");
         self.step("demo-leak-check-can-fail", &mut leak, |run| {
             let found = leak_found(&json);
             if let Err(error) = &found {
@@ -274,6 +275,7 @@ fn count_tests(lines: &[String]) -> Count {
 fn demo(encap: &str, json: &Path) -> Command {
     let mut demo = Command::new(build::dir(true).join("mitregate-lab"));
     demo.args(["demo", "--encap", encap, "--json"]).arg(json);
+    demo.arg("--logs").arg(json.with_extension("logs"));
     demo
 }
 
@@ -293,8 +295,9 @@ fn leak_found(json: &Path) -> Result<()> {
     if report["file_ok"] != true || report["icmp"]["received"].as_u64().unwrap_or(0) == 0 {
         bail!("without the tunnel's routes nothing flowed at all, so this proves nothing");
     }
-    if report["cleartext_packets_on_wan"].as_u64().unwrap_or(0) == 0 {
-        bail!("traffic flowed without the tunnel, and the leak check did not see it");
+    // The file alone is some 46 000 segments.
+    if report["cleartext_packets_on_wan"].as_u64().unwrap_or(0) < 45_000 {
+        bail!("traffic flowed without the tunnel, and the leak check did not see all of it");
     }
     if report["ok"] != false {
         bail!("the leak was counted, and the demo called it a success");

@@ -226,6 +226,16 @@ impl Daemon {
         found.with_context(|| format!("its log ends:\n{}", self.log_end(12)))
     }
 
+    /// SIGSTOP: it is there and does nothing, until [`Daemon::resume`].
+    pub fn pause(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// Go on after [`Daemon::pause`].
+    pub fn resume(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
+    }
+
     /// SIGKILL: no chance to clean up.
     pub fn kill(mut self) -> Result<()> {
         self.check()?;

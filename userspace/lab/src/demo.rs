@@ -221,9 +221,12 @@ impl Demo<'_> {
     }
 
     /// The sabotage that the leak check must notice: nothing leads into the tunnel any more, and
-    /// nothing says "unreachable".
+    /// nothing says "unreachable". The daemons would repair that at once, so they are paused.
     fn take_routes_away(&self) -> Result<()> {
-        say("taking the tunnel's routes away");
+        say("pausing the daemons and taking the tunnel's routes away");
+        for daemon in self.client.iter().chain(&self.gateway) {
+            daemon.pause()?;
+        }
         for (host, prefix) in [(Host::Client, PROTECTED_NET), (Host::Gw, CLIENT_INNER)] {
             self.lab
                 .host(host)
@@ -381,6 +384,9 @@ impl Demo<'_> {
 
     fn end_daemons(&mut self) {
         say("ending both daemons in order");
+        for daemon in self.client.iter().chain(&self.gateway) {
+            let _ = daemon.resume();
+        }
         let daemons = [self.client.take(), self.gateway.take()];
         let ends = daemons.map(|daemon| {
             daemon
