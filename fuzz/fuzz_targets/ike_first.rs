@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use mitregate_ike::{
-    Announce, ChildConfig, CookieCheck, CookieJar, Ctx, Directory, EncapMode, Identity, IkeConfig,
-    IkeSa, Output, Psk, Retransmit, SpiAllocator, State,
+    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode,
+    Identity, IkeConfig, IkeSa, NoLeases, Output, Psk, Retransmit, SpiAllocator, State,
 };
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{HEADER_LEN, Message};
@@ -65,10 +65,15 @@ fn config() -> Arc<IkeConfig> {
             esp_proposals: vec!["aes256gcm16".parse().unwrap()],
             local_ts: any(),
             remote_ts: any(),
+            dynamic: Dynamic::default(),
         }],
         encap: EncapMode::Auto,
         retransmit: Retransmit::default(),
         announce: Announce::default(),
+        vips: Vec::new(),
+        assigns: false,
+        childless: Childless::default(),
+        initial_contact: false,
     })
 }
 
@@ -105,6 +110,7 @@ fuzz_target!(|bytes: &[u8]| {
         now,
         rng: &mut rng,
         spis: &mut spis,
+        leases: &mut NoLeases,
     };
     if choice & 1 == 0 {
         let directory = Arc::new(One(config));

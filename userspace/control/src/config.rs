@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_gate::GateConfig;
-use mitregate_ike::{EncapMode, EspProposal, Identity, IkeProposal, Psk, Retransmit};
+use mitregate_ike::{
+    Childless, Dynamic, EncapMode, EspProposal, Identity, IkeProposal, Psk, Retransmit,
+};
 use mitregate_wire::TrafficSelector;
 
 /// Everything that control needs to know. Tunnels keep the order of the connections and of their
@@ -20,6 +22,8 @@ pub struct Config {
     pub replay_window: u32,
     /// IKE SAs of peers that have not authenticated yet, at most; further ones are not answered.
     pub half_open_limit: usize,
+    /// Virtual addresses for peers.
+    pub pools: Vec<PoolConfig>,
     /// In order.
     pub connections: Vec<ConnectionConfig>,
 }
@@ -59,6 +63,39 @@ pub struct ConnectionConfig {
     pub dpd_delay: Duration,
     /// Time between keepalives behind a NAT (RFC 3948 §4); zero: none.
     pub keepalive: Duration,
+    /// Virtual addresses to ask the peer for (RFC 7296 §3.15); an unspecified one: any of its family.
+    pub vips: Vec<IpAddr>,
+    /// Names of the pools that the peer's virtual addresses come from, in order; empty: it gets none.
+    pub pools: Vec<String>,
+    /// What another IKE SA of the same peer means.
+    pub unique: Unique,
+    /// Whether the IKE SA may come up without a CHILD_SA (RFC 6023).
+    pub childless: Childless,
+}
+
+/// Addresses to give to peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Unique.
+    pub name: String,
+    /// The first address. At most 65 536 from here on are given out.
+    pub start: IpAddr,
+    /// The last address, of the same family.
+    pub end: IpAddr,
+    /// DNS servers that go with an address.
+    pub dns: Vec<IpAddr>,
+}
+
+/// What becomes of a peer's older IKE SAs when it authenticates once more, in swanctl's words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unique {
+    /// They go, as soon as an epoch of the new one is proven.
+    #[default]
+    Replace,
+    /// They stay and the new one is refused, unless the peer says by INITIAL_CONTACT that it has lost them.
+    Keep,
+    /// They stay: each IKE SA is a peer of its own, with its own virtual address.
+    Never,
 }
 
 /// A tunnel to be: one CHILD_SA after another.
@@ -70,6 +107,8 @@ pub struct ChildConfig {
     pub local_ts: Vec<TrafficSelector>,
     /// What the peer protects on its side.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Sides whose selectors follow from their virtual or outer addresses as well.
+    pub dynamic: Dynamic,
     /// In order of preference.
     pub esp_proposals: Vec<EspProposal>,
     /// Whether to bring it up.
@@ -101,11 +140,22 @@ impl Config {
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let mut names = BTreeSet::new();
+        let mut pools = BTreeSet::new();
+        for pool in &self.pools {
+            let ordered = pool.start.is_ipv4() == pool.end.is_ipv4() && pool.start <= pool.end;
+            if !ordered || !pools.insert(&pool.name) {
+                return Err(ConfigError::Pool(pool.name.clone()));
+            }
+        }
         for connection in &self.connections {
             if !names.insert(&connection.name) {
                 return Err(ConfigError::DuplicateConnection(connection.name.clone()));
             }
             connection.check()?;
+            if let Some(unknown) = connection.pools.iter().find(|name| !pools.contains(name)) {
+                let name = connection.name.clone();
+                return Err(ConfigError::NoSuchPool(name, unknown.clone()));
+            }
         }
         Ok(())
     }
@@ -180,6 +230,12 @@ pub enum ConfigError {
         "connection \"{0}\": start_action = \"start\" needs a local and a remote address of one family"
     )]
     NobodyToCall(String),
+    /// Two pools of one name, or one without addresses.
+    #[error("pool \"{0}\": the name must be unique, and its first address not above its last")]
+    Pool(String),
+    /// A connection names a pool that is not there.
+    #[error("connection \"{0}\": there is no pool \"{1}\"")]
+    NoSuchPool(String, String),
     /// More tunnels than there are ids.
     #[error("too many tunnels")]
     TooMany,

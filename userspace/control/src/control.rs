@@ -14,6 +14,7 @@ use rand_core::CryptoRng;
 use tracing::debug;
 
 use crate::directory::Responders;
+use crate::pools::Pools;
 use crate::session::{Session, SessionId};
 use crate::spi::Spis;
 use crate::stray::Doorman;
@@ -30,6 +31,7 @@ pub struct Control {
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) rng: Box<dyn CryptoRng + Send>,
     pub(crate) spis: Spis,
+    pub(crate) pools: Pools,
     pub(crate) provider: Provider,
     pub(crate) replay_window: u32,
     pub(crate) half_open_limit: usize,
@@ -53,6 +55,7 @@ macro_rules! ctx {
             now: $now,
             rng: &mut *$control.rng,
             spis: &mut $control.spis,
+            leases: $control.pools.at($now),
         }
     };
 }
@@ -77,6 +80,7 @@ impl Control {
             directory,
             rng,
             spis: Spis::new(config.worker),
+            pools: Pools::new(config.pools),
             provider: config.provider,
             replay_window: config.replay_window,
             half_open_limit: config.half_open_limit,
@@ -98,6 +102,8 @@ impl Control {
     }
 
     fn add_connection(&mut self, config: crate::ConnectionConfig) -> Result<(), ConfigError> {
+        self.pools
+            .add_user(&config.name, &config.pools, config.unique);
         let index = self.connections.len();
         let mut tunnels = Vec::new();
         for (child, child_config) in config.children.iter().enumerate() {

@@ -27,6 +27,7 @@ pub(crate) fn ike_config(connection: &ConnectionConfig, first: usize) -> Arc<Ike
                 esp_proposals: child.esp_proposals.clone(),
                 local_ts: child.local_ts.clone(),
                 remote_ts: child.remote_ts.clone(),
+                dynamic: child.dynamic,
             })
             .collect(),
         encap: connection.encap,
@@ -35,6 +36,10 @@ pub(crate) fn ike_config(connection: &ConnectionConfig, first: usize) -> Arc<Ike
             esp_echo: true,
             owns_rekeys: connection.gate.role == Role::Client,
         },
+        vips: connection.vips.clone(),
+        assigns: !connection.pools.is_empty(),
+        childless: connection.childless,
+        initial_contact: false,
     })
 }
 

@@ -259,6 +259,8 @@ impl Control {
             let spread = 0.9 + 0.1 * unit(&mut *self.rng);
             session.timers.reauth = Some(now + config.reauth_time.mul_f64(spread));
         }
+        self.pools
+            .own(&established.remote_assigned.addresses, index);
         let connection = config.name.clone();
         let peer_id = established.peer_id.to_string();
         info!(
@@ -530,7 +532,19 @@ impl Control {
         if let Some(index) = session.connection {
             self.dirty_connections.insert(index);
             self.finish_terminations(index);
+            self.keep_leases(now, index);
         }
+    }
+
+    /// The virtual addresses of a connection's peer that no IKE SA has any more wait for its return.
+    fn keep_leases(&mut self, now: Duration, index: usize) {
+        let sessions = self.sessions.values();
+        let kept: Vec<_> = sessions
+            .filter(|s| s.connection == Some(index))
+            .filter_map(|s| s.established.as_ref())
+            .flat_map(|e| e.remote_assigned.addresses.iter().copied())
+            .collect();
+        self.pools.at(now).disown(index, &kept);
     }
 
     /// Tells those who wait for a connection to go down that it is.

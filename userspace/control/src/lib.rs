@@ -26,6 +26,7 @@ mod directory;
 mod gates;
 mod ike;
 mod list;
+mod pools;
 mod session;
 mod spi;
 mod stray;
@@ -36,14 +37,18 @@ pub use api::{
     AddTunnel, Command, CommandError, ControlEvent, DataEvent, Datagram, Install, Outer, Output,
     Ticket,
 };
-pub use config::{ChildConfig, Config, ConfigError, ConnectionConfig, StartAction};
+pub use config::{
+    ChildConfig, Config, ConfigError, ConnectionConfig, PoolConfig, StartAction, Unique,
+};
 pub use control::Control;
 pub use mitregate_gate::{
     EchoLimit, GateConfig, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
 };
 pub use mitregate_ike::{
-    Encap, EncapMode, EspProposal, Identity, IkeProposal, ProposalError, Psk, Retransmit,
+    Childless, Dynamic, Encap, EncapMode, EspProposal, Identity, IkeProposal, ProposalError, Psk,
+    Retransmit,
 };
 pub use view::{
-    ConnectionView, EpochView, GateCountersView, IkeSaView, ListView, SelectorView, TunnelView,
+    ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView, PoolView,
+    SelectorView, TunnelView,
 };

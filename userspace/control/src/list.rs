@@ -8,7 +8,9 @@ use mitregate_wire::TrafficSelector;
 
 use crate::session::Session;
 use crate::tunnel::{Connection, Tunnel};
-use crate::{ConnectionView, Control, EpochView, IkeSaView, ListView, SelectorView, TunnelView};
+use crate::{
+    ConnectionView, Control, EpochView, IkeSaView, ListView, PoolView, SelectorView, TunnelView,
+};
 
 impl Control {
     /// What `list-sas` shows.
@@ -31,6 +33,12 @@ impl Control {
                 .map(|(id, t)| self.tunnel_view(id, t, now))
                 .collect(),
         }
+    }
+
+    /// What `list-pools` shows.
+    #[must_use]
+    pub fn list_pools(&self, now: Duration) -> Vec<PoolView> {
+        self.pools.list(now)
     }
 
     fn connection_view(&self, connection: &Connection) -> ConnectionView {
@@ -74,6 +82,9 @@ impl Control {
             local: session.local.to_string(),
             remote: session.remote.to_string(),
             peer_id: established.map(|e| e.peer_id.to_string()),
+            local_vips: strings(established.map_or(&[], |e| &e.local_assigned.addresses)),
+            remote_vips: strings(established.map_or(&[], |e| &e.remote_assigned.addresses)),
+            dns: strings(established.map_or(&[], |e| &e.local_assigned.dns)),
             suite: established.map(|e| e.suite.to_string()),
             nat_local: established.is_some_and(|e| e.nat.local),
             nat_remote: established.is_some_and(|e| e.nat.remote),
@@ -170,6 +181,6 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn ms(later: Duration, earlier: Duration) -> u64 {
+pub(crate) fn ms(later: Duration, earlier: Duration) -> u64 {
     u64::try_from(later.saturating_sub(earlier).as_millis()).unwrap_or(u64::MAX)
 }

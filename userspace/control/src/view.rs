@@ -35,6 +35,40 @@ pub struct ConnectionView {
     pub tunnels: Vec<String>,
 }
 
+/// A pool of virtual addresses.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// Its first address.
+    pub first: String,
+    /// Its last address.
+    pub last: String,
+    /// Addresses that it gives out at most.
+    pub size: u64,
+    /// Leases whose peer is there.
+    pub online: usize,
+    /// Leases kept for a peer that is away.
+    pub offline: usize,
+    /// DNS servers that go with an address.
+    pub dns: Vec<String>,
+    /// By address.
+    pub leases: Vec<LeaseView>,
+}
+
+/// A virtual address of a peer.
+#[derive(Debug, Clone, Serialize)]
+pub struct LeaseView {
+    /// The address.
+    pub address: String,
+    /// Whose it is.
+    pub peer_id: String,
+    /// Whether that peer is there.
+    pub online: bool,
+    /// Since it was assigned last, or, if not online, since its peer went.
+    pub since_ms: u64,
+}
+
 /// One IKE SA.
 #[derive(Debug, Clone, Serialize)]
 pub struct IkeSaView {
@@ -56,6 +90,12 @@ pub struct IkeSaView {
     pub remote: String,
     /// Who the peer proved to be.
     pub peer_id: Option<String>,
+    /// Virtual addresses that the peer gave to us.
+    pub local_vips: Vec<String>,
+    /// Virtual addresses that we gave to the peer.
+    pub remote_vips: Vec<String>,
+    /// DNS servers that the peer told us.
+    pub dns: Vec<String>,
     /// Its algorithms.
     pub suite: Option<String>,
     /// We are behind a NAT.

@@ -32,6 +32,42 @@ pub struct IkeConfig {
     pub retransmit: Retransmit,
     /// What we tell the peer about ourselves.
     pub announce: Announce,
+    /// Virtual addresses that we ask the peer for; an unspecified one: any of its family.
+    pub vips: Vec<IpAddr>,
+    /// We give virtual addresses to peers, from [`Ctx::leases`](crate::Ctx::leases).
+    pub assigns: bool,
+    /// Whether the IKE SA may come up without a CHILD_SA.
+    pub childless: Childless,
+    /// We have no other IKE SA with this peer, and tell it so (RFC 7296 §2.4).
+    pub initial_contact: bool,
+}
+
+/// Childless initiation (RFC 6023), in swanctl's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Childless {
+    /// Accepted from a peer.
+    #[default]
+    Allow,
+    /// And done where the peer supports it.
+    Prefer,
+    /// Nothing else: the first CHILD_SA is made with a key exchange of its own.
+    Force,
+    /// Neither done nor accepted.
+    Never,
+}
+
+impl FromStr for Childless {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        match word {
+            "allow" => Ok(Self::Allow),
+            "prefer" => Ok(Self::Prefer),
+            "force" => Ok(Self::Force),
+            "never" => Ok(Self::Never),
+            _ => Err(UnknownWord(word.to_owned())),
+        }
+    }
 }
 
 /// One CHILD_SA.
@@ -45,6 +81,18 @@ pub struct ChildConfig {
     pub local_ts: Vec<TrafficSelector>,
     /// What the peer protects on its side.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Sides of which more follows from the addresses of the IKE SA.
+    pub dynamic: Dynamic,
+}
+
+/// Which sides' selectors are, beside those listed, what swanctl calls `dynamic`: the virtual addresses
+/// of that side, or its outer address where there are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dynamic {
+    /// Ours.
+    pub local: bool,
+    /// The peer's.
+    pub remote: bool,
 }
 
 /// How ESP travels.

@@ -40,12 +40,12 @@ use mitregate_wire::ike::{Header, NotifyType, ParseError, PayloadType};
 use rand_core::CryptoRng;
 
 pub use config::{
-    Announce, ChildConfig, Directory, Encap, EncapMode, Identity, IkeConfig, Psk, Retransmit,
-    UnknownWord,
+    Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, Identity, IkeConfig,
+    Psk, Retransmit, UnknownWord,
 };
 pub use cookie::{CookieCheck, CookieJar};
 pub use proposal::{EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Prf, ProposalError};
-pub use sa::{ChildView, IkeSa, State};
+pub use sa::{Assigned, ChildView, IkeSa, Leases, NoLeases, State};
 
 /// What the state machine takes from outside in each call.
 pub struct Ctx<'a> {
@@ -55,6 +55,8 @@ pub struct Ctx<'a> {
     pub rng: &'a mut dyn CryptoRng,
     /// Source of inbound ESP SPIs.
     pub spis: &'a mut dyn SpiAllocator,
+    /// Source of virtual addresses for peers.
+    pub leases: &'a mut dyn Leases,
 }
 
 /// Inbound ESP SPIs. One that was allocated is the IKE SA's until it shows up in
@@ -135,6 +137,17 @@ pub struct Established {
     pub encap: Encap,
     /// What the peer can do.
     pub peer_caps: PeerCaps,
+    /// What the peer gave to us by configuration payload.
+    pub local_assigned: Assigned,
+    /// What we gave to the peer.
+    pub remote_assigned: Assigned,
+    /// It came up without a CHILD_SA (RFC 6023).
+    pub childless: bool,
+    /// The peer says that it has no other IKE SA with us (RFC 7296 §2.4).
+    pub initial_contact: bool,
+    /// The lower of the two nonces: of IKE SAs that both sides started at the same time, the one with the
+    /// lowest goes (RFC 7296 §2.8.1).
+    pub lowest_nonce: Vec<u8>,
     /// Where IKE goes from.
     pub local: SocketAddr,
     /// Where IKE goes to.
@@ -208,6 +221,12 @@ pub enum Reason {
     /// None of the peer's proposals is one of ours.
     #[error("no common proposal")]
     NoProposalChosen,
+    /// We asked the peer for a virtual address, or the peer us, and there was none.
+    #[error("no virtual address to be had")]
+    NoAddress,
+    /// RFC 6023, and one side is configured not to do it, or to do nothing else.
+    #[error("childless IKE SA: not both sides want it")]
+    Childless,
     /// The traffic selectors have nothing in common.
     #[error("traffic selectors have nothing in common")]
     TsUnacceptable,

@@ -14,6 +14,8 @@ pub const MAX_REQUEST: usize = 16 * 1024;
 pub enum Request {
     /// Connections, IKE SAs, tunnels and their epochs.
     ListSas,
+    /// Pools of virtual addresses and who has which.
+    ListPools,
     /// How packets ended, and what the ports and the classifiers counted.
     Stats,
     /// Brings a tunnel up; done when it carries data.

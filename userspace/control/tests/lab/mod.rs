@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, Command, Config, ConnectionConfig, ControlEvent, EncapMode, GateConfig, Psk,
-    Retransmit, Role, StartAction, Ticket, TunnelView,
+    ChildConfig, Childless, Command, Config, ConnectionConfig, ControlEvent, Dynamic, EncapMode,
+    GateConfig, Psk, Retransmit, Role, StartAction, Ticket, TunnelView, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use rand_chacha::ChaCha20Rng;
@@ -78,6 +78,7 @@ impl Setup {
             name: "net".to_owned(),
             local_ts: ts(at),
             remote_ts: ts(1 - at),
+            dynamic: Dynamic::default(),
             esp_proposals: vec!["aes256gcm16".parse().unwrap()],
             start_action: if client {
                 StartAction::Start
@@ -110,6 +111,10 @@ impl Setup {
             reauth_time: self.reauth_time,
             dpd_delay: ConnectionConfig::DPD_DELAY,
             keepalive: ConnectionConfig::KEEPALIVE,
+            vips: Vec::new(),
+            pools: Vec::new(),
+            unique: Unique::default(),
+            childless: Childless::default(),
         };
         Config {
             // Four seeds in a row are the four pairings.
@@ -117,6 +122,7 @@ impl Setup {
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
             half_open_limit: Config::HALF_OPEN_LIMIT,
+            pools: Vec::new(),
             connections: vec![connection],
         }
     }

@@ -13,7 +13,7 @@ use super::message::{error, find, find_notify, notify};
 use super::window::Purpose;
 use super::{Fate, IkeSa, Phase};
 use crate::capabilities::esp_echo;
-use crate::config::Identity;
+use crate::config::{Childless, Identity};
 use crate::keys::{Nonces, Side};
 use crate::proposal::Groups;
 use crate::{Ctx, Directory, Established, Output, PeerCaps, Reason};
@@ -100,24 +100,47 @@ impl IkeSa {
         }
     }
 
-    /// Sends IKE_AUTH with the first CHILD_SA of the configuration.
+    /// Whether IKE_AUTH goes without a CHILD_SA (RFC 6023 §3): only if the responder announced it.
+    fn starts_childless(&self) -> Result<bool, Reason> {
+        match (self.config.childless, self.peer_childless) {
+            (Childless::Prefer | Childless::Force, true) => Ok(true),
+            (Childless::Force, false) => Err(Reason::Childless),
+            _ => Ok(false),
+        }
+    }
+
+    /// Sends IKE_AUTH, as a rule with the first CHILD_SA of the configuration.
     pub(super) fn start_auth(&mut self, auth: Auth, cx: &mut Ctx<'_>) -> Result<(), Reason> {
         let [id, proof] = self.prove(&auth.own_message, &auth.nonces)?;
-        let wanted = self.want_child(0, None, cx)?;
+        let wanted = match self.starts_childless()? {
+            true => None,
+            false => Some(self.want_child(0, None, cx)?),
+        };
         let mut payloads = vec![id];
         if let Some(expected) = &self.config.remote_id {
             payloads.push(Payload::IdR(expected.to_payload()));
         }
         payloads.push(proof);
-        payloads.extend(self.child_payloads(&wanted, false));
+        if self.config.initial_contact {
+            payloads.push(notify(NotifyType::INITIAL_CONTACT));
+        }
+        payloads.extend(self.configuration_request());
+        if let Some(wanted) = &wanted {
+            payloads.extend(self.child_payloads(wanted, false));
+        }
         payloads.extend(esp_echo(&self.config, self.vendor));
         self.phase = Phase::Auth(Box::new(auth));
-        let purpose = Purpose::Auth(Box::new(wanted));
+        let purpose = Purpose::Auth(wanted.map(Box::new));
         self.request(ExchangeType::IKE_AUTH, purpose, &payloads, cx)
     }
 
     /// The response to IKE_AUTH, in SK: it comes from whom we made the key exchange with.
-    pub(super) fn finish_auth(&mut self, wanted: &Wanted, payloads: &[Payload], cx: &mut Ctx<'_>) {
+    pub(super) fn finish_auth(
+        &mut self,
+        wanted: Option<&Wanted>,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) {
         let Phase::Auth(auth) = core::mem::replace(&mut self.phase, Phase::Established) else {
             return;
         };
@@ -136,9 +159,12 @@ impl IkeSa {
             self.tell_not_authenticated();
             return self.fail(reason, cx);
         }
-        self.establish(id, payloads);
+        self.take_configuration_reply(payloads);
+        self.establish(id, payloads, &auth.nonces, wanted.is_none());
         // Whatever becomes of the CHILD_SA, the IKE SA stays (RFC 7296 §1.2, §2.21.2).
-        self.conclude_child(wanted, Groups::Ignore, &auth.nonces, payloads, cx);
+        if let Some(wanted) = wanted {
+            self.conclude_child(wanted, Groups::Ignore, &auth.nonces, payloads, cx);
+        }
     }
 
     /// RFC 7296 §2.21.2: the responder may be told, by a request of its own. It is sent once; if
@@ -151,7 +177,13 @@ impl IkeSa {
         }
     }
 
-    fn establish(&mut self, peer: &Identification, payloads: &[Payload]) {
+    fn establish(
+        &mut self,
+        peer: &Identification,
+        payloads: &[Payload],
+        nonces: &Nonces,
+        childless: bool,
+    ) {
         let Some(suite) = self.keys.as_ref().map(|keys| keys.suite) else {
             return;
         };
@@ -171,6 +203,11 @@ impl IkeSa {
                     plain_esp_behind_nat: self.vendor.plain_esp_behind_nat,
                     owns_rekeys: self.vendor.owns_rekeys,
                 },
+                local_assigned: self.cp.local.clone(),
+                remote_assigned: self.cp.remote.clone(),
+                childless,
+                initial_contact: find_notify(payloads, NotifyType::INITIAL_CONTACT).is_some(),
+                lowest_nonce: nonces.i.clone().min(nonces.r.clone()),
                 local: self.local,
                 remote: self.remote,
             })));
@@ -189,7 +226,8 @@ impl IkeSa {
         (self.local, self.remote) = (local, remote);
         match self.admit(state, payloads) {
             Ok((id, mut answer)) => {
-                self.establish(id, payloads);
+                answer.extend(self.answer_first_configuration(payloads, cx));
+                self.establish(id, payloads, &state.nonces, is_childless(payloads));
                 answer.extend(esp_echo(&self.config, self.vendor));
                 answer.extend(self.answer_first_child(&state.nonces, payloads, cx));
                 (answer, Fate::GoesOn)
@@ -200,7 +238,8 @@ impl IkeSa {
                 tracing::info!(connection = self.config.name, peer, %reason, "initiator not authenticated");
                 // RFC 7296 §2.21.2; which identities are known is nobody's business.
                 let kind = match reason {
-                    Reason::Protocol(_) => NotifyType::INVALID_SYNTAX,
+                    // RFC 6023 §3: as from who does not know it.
+                    Reason::Protocol(_) | Reason::Childless => NotifyType::INVALID_SYNTAX,
                     _ => NotifyType::AUTHENTICATION_FAILED,
                 };
                 (vec![notify(kind)], Fate::Fails(reason))
@@ -239,6 +278,16 @@ impl IkeSa {
             return Err(Reason::NoProposalChosen);
         }
         self.verify(&state.peer_message, &state.nonces, id, proof)?;
+        if is_childless(payloads) && self.config.childless == Childless::Never {
+            return Err(Reason::Childless);
+        }
         Ok((id, self.prove(&state.own_message, &state.nonces)?.into()))
     }
+}
+
+/// RFC 6023 §3: neither SA nor traffic selectors.
+fn is_childless(payloads: &[Payload]) -> bool {
+    !payloads
+        .iter()
+        .any(|p| matches!(p, Payload::Sa(_) | Payload::TsI(_) | Payload::TsR(_)))
 }

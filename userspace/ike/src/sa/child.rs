@@ -16,7 +16,7 @@ use super::{IkeSa, Phase};
 use crate::crypto::{KeyPair, Secret};
 use crate::keys::Nonces;
 use crate::proposal::{EspSuite, Group, Groups, accept_esp, esp_groups, offer_esp};
-use crate::selectors::{from_wire, to_wire, within};
+use crate::selectors::{from_wire, narrow, to_wire, within};
 use crate::{ChildSa, Ctx, Output, Reason};
 
 /// Most CHILD_SAs of one IKE SA, draining ones included: a peer may ask for many.
@@ -204,8 +204,8 @@ impl IkeSa {
         let child = &self.config.children[wanted.config];
         [
             Payload::Sa(offer_esp(&child.esp_proposals, wanted.spi_in, with_groups)),
-            Payload::TsI(to_wire(&child.local_ts)),
-            Payload::TsR(to_wire(&child.remote_ts)),
+            Payload::TsI(to_wire(&self.local_ts(child))),
+            Payload::TsR(to_wire(&self.remote_ts(child))),
         ]
     }
 
@@ -387,8 +387,16 @@ impl IkeSa {
             }
             (Some(_), _) => return Err(Reason::Protocol("no key exchange of the chosen group")),
         };
-        let (local_ts, remote_ts) = (from_wire(answer.ts_i), from_wire(answer.ts_r));
-        if !within(&local_ts, &child.local_ts) || !within(&remote_ts, &child.remote_ts) {
+        if self.lacks_address(child) {
+            return Err(Reason::NoAddress);
+        }
+        let (mut local_ts, remote_ts) = (from_wire(answer.ts_i), from_wire(answer.ts_r));
+        let ours = self.local_ts(child);
+        if child.dynamic.local {
+            // What we offered before we knew our address may come back as it was.
+            local_ts = narrow(&local_ts, &ours);
+        }
+        if !within(&local_ts, &ours) || !within(&remote_ts, &self.remote_ts(child)) {
             return Err(Reason::TsUnacceptable);
         }
         let agreed = Agreed {

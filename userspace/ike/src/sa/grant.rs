@@ -12,7 +12,7 @@ use crate::crypto::KeyPair;
 use crate::keys::Nonces;
 use crate::proposal::{Group, Groups, choose_esp};
 use crate::selectors::{from_wire, narrow, to_wire};
-use crate::{ChildConfig, Ctx, Reason};
+use crate::{ChildConfig, Childless, Ctx, Reason};
 
 /// Why a peer's request is refused: the notify for it, and what we say of it ourselves.
 struct Refusal {
@@ -38,9 +38,16 @@ impl IkeSa {
         cx: &mut Ctx<'_>,
     ) -> Vec<Payload> {
         let Some(asked) = Asked::new(payloads) else {
-            // A childless IKE SA (RFC 6023) was not announced, so there is nothing to refuse.
+            // A childless IKE SA (RFC 6023).
             return Vec::new();
         };
+        let refusal = match self.config.childless {
+            Childless::Force => Some((NotifyType::NO_ADDITIONAL_SAS, Reason::Childless)),
+            _ => self.configuration_refusal(),
+        };
+        if let Some((kind, reason)) = refusal {
+            return self.refuse(Refusal::new(kind, reason), None);
+        }
         let answer = self.grant(&asked, None, None, Groups::Ignore, nonces, cx);
         answer.unwrap_or_else(|refusal| self.refuse(refusal, None))
     }
@@ -206,8 +213,8 @@ impl IkeSa {
         only: Option<usize>,
     ) -> Option<(usize, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
         let fits = |(index, child): (usize, &ChildConfig)| {
-            let local_ts = narrow(local, &child.local_ts);
-            let remote_ts = narrow(remote, &child.remote_ts);
+            let local_ts = narrow(local, &self.local_ts(child));
+            let remote_ts = narrow(remote, &self.remote_ts(child));
             (!local_ts.is_empty() && !remote_ts.is_empty()).then_some((index, local_ts, remote_ts))
         };
         let candidates = || {
@@ -215,7 +222,7 @@ impl IkeSa {
             children.filter(move |(index, _)| only.is_none_or(|only| only == *index))
         };
         let exact = |(_, child): &(usize, &ChildConfig)| {
-            child.local_ts == local && child.remote_ts == remote
+            self.local_ts(child) == local && self.remote_ts(child) == remote
         };
         candidates()
             .filter(exact)

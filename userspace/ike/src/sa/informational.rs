@@ -45,6 +45,10 @@ impl IkeSa {
             return (Vec::new(), Fate::Ends(reason));
         }
         let answer = (!ours.is_empty()).then_some(Payload::Delete(Delete::Esp(ours)));
-        (answer.into_iter().collect(), Fate::GoesOn)
+        let configuration = self.answer_configuration(payloads);
+        (
+            answer.into_iter().chain(configuration).collect(),
+            Fate::GoesOn,
+        )
     }
 }

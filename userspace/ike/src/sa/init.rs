@@ -9,11 +9,11 @@ use mitregate_wire::ike::{
 };
 
 use super::auth::{Auth, HalfOpen};
-use super::message::{error, find, find_notify, notify_data, random_ike_spi, random_nonce};
+use super::message::{error, find, find_notify, notify, notify_data, random_ike_spi, random_nonce};
 use super::window::Purpose;
 use super::{HALF_OPEN, IkeSa, Phase, unknown_critical};
 use crate::capabilities::{Vendor, offers_plain_esp, vendor_ids};
-use crate::config::EncapMode;
+use crate::config::{Childless, EncapMode};
 use crate::crypto::{KeyPair, Secret};
 use crate::keys::{KeySchedule, Keys, Nonces, Side};
 use crate::proposal::{Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike};
@@ -96,6 +96,10 @@ impl IkeSa {
             cx.rng,
         ));
         payloads.extend(vendor_ids(&self.config, peer));
+        // RFC 6023 §3: the responder announces it.
+        if peer.is_some() && self.config.childless != Childless::Never {
+            payloads.push(notify(NotifyType::CHILDLESS_IKEV2_SUPPORTED));
+        }
         payloads
     }
 
@@ -158,6 +162,8 @@ impl IkeSa {
         };
         self.spi_r = response.spi_r;
         self.vendor = Vendor::of(payloads);
+        self.peer_childless =
+            find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some();
         let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
         let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
         self.settle_encap(detected, plain_esp);

@@ -2,6 +2,7 @@
 
 mod auth;
 mod child;
+mod configuration;
 mod grant;
 mod informational;
 mod init;
@@ -24,6 +25,8 @@ use crate::keys::{Keys, Side};
 use crate::{Ctx, Directory, Discard, Encap, Identity, IkeConfig, Nat, Output, Reason, Rejected};
 
 use child::Child;
+use configuration::Configured;
+pub use configuration::{Assigned, Leases, NoLeases};
 use window::{Answered, Request, Task};
 
 /// How long an IKE SA that is over still answers retransmissions.
@@ -87,6 +90,9 @@ pub struct IkeSa {
     first_remote: SocketAddr,
     keys: Option<Keys>,
     vendor: Vendor,
+    /// A responder said that it does without a first CHILD_SA (RFC 6023).
+    peer_childless: bool,
+    cp: Configured,
     nat: Nat,
     encap: Encap,
 
@@ -171,6 +177,8 @@ impl IkeSa {
             first_remote: remote,
             keys: None,
             vendor: Vendor::default(),
+            peer_childless: false,
+            cp: Configured::default(),
             nat: Nat::default(),
             encap: Encap::Esp,
             next_request: 0,

@@ -37,8 +37,8 @@ pub(super) struct Request {
 /// What a request is for.
 pub(super) enum Purpose {
     Init,
-    /// With the first CHILD_SA.
-    Auth(Box<Wanted>),
+    /// With the first CHILD_SA, if not childless.
+    Auth(Option<Box<Wanted>>),
     Child(Box<Wanted>),
     DeleteChild(Spi),
     Liveness,
@@ -279,7 +279,7 @@ impl IkeSa {
         match request.purpose {
             // Never in SK.
             Purpose::Init => {}
-            Purpose::Auth(wanted) => self.finish_auth(&wanted, payloads, cx),
+            Purpose::Auth(wanted) => self.finish_auth(wanted.as_deref(), payloads, cx),
             Purpose::Child(wanted) => self.finish_child(*wanted, payloads, cx),
             Purpose::DeleteChild(spi_in) => self.finish_delete_child(spi_in, cx),
             Purpose::Liveness => self.outputs.push_back(Output::LivenessAnswered),

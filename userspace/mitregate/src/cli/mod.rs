@@ -2,6 +2,7 @@
 
 mod client;
 mod ping;
+mod pools;
 mod sas;
 mod stats;
 mod table;
@@ -72,6 +73,10 @@ enum Command {
     /// only now it carries data), suspect when pings are lost, draining when it was replaced.
     #[command(visible_alias = "list")]
     ListSas,
+    /// Show the pools of virtual addresses, and which peer has which address.
+    ///
+    /// A peer that is away keeps its address until the pool has no other for somebody else.
+    ListPools,
     /// Bring a tunnel up, and wait until it carries data.
     ///
     /// How far it is, is told every 2 seconds on standard error.
@@ -199,6 +204,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::ListSas => {
             let result = ask(&Request::ListSas, None)?;
             show(&result, json, sas::text)
+        }
+        Command::ListPools => {
+            let result = ask(&Request::ListPools, None)?;
+            show(&result, json, pools::text)
         }
         Command::Initiate { child, timeout } => {
             let request = Request::Initiate {

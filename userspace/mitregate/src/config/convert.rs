@@ -11,7 +11,7 @@ use mitregate_esp::{Provider, WorkerId};
 use super::error::ConfigError;
 use super::file::{self, File};
 use super::locate::FieldPath;
-use super::{DaemonSettings, OuterSettings, Settings, Source, peers, units};
+use super::{DaemonSettings, OuterSettings, Settings, Source, peers, pools, units};
 use crate::net::inner::InnerConfig;
 
 /// An interface name has at most 15 bytes.
@@ -122,6 +122,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             "is the outer interface: the tunnel needs one of its own, which the daemon makes",
         );
     }
+    let pools = pools::pools(&mut check, &file);
     let connections = peers::connections(&mut check, &file);
     match (check.errors.is_empty(), outer, provider) {
         (true, Some(outer), Some(provider)) => Ok(Settings {
@@ -134,6 +135,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
                 worker: WorkerId(0),
                 replay_window: file.daemon.replay_window,
                 half_open_limit: Config::HALF_OPEN_LIMIT,
+                pools,
                 connections,
             },
         }),

@@ -22,6 +22,19 @@ pub struct File {
     pub connections: BTreeMap<String, Connection>,
     #[serde(default)]
     pub secrets: BTreeMap<String, Secret>,
+    #[serde(default)]
+    pub pools: BTreeMap<String, Pool>,
+}
+
+/// Virtual addresses for peers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// A prefix (its first and, in IPv4, last address are left out), or `first-last`.
+    pub addrs: String,
+    /// DNS servers that go with an address.
+    #[serde(default)]
+    pub dns: Vec<String>,
 }
 
 /// The process.
@@ -142,6 +155,18 @@ pub struct Connection {
     pub keepalive: Option<String>,
     /// Age at which a client replaces the whole IKE SA; `0s`: never.
     pub reauth_time: Option<String>,
+    /// Virtual addresses to ask for; `0.0.0.0` and `::`: any.
+    #[serde(default)]
+    pub vips: Vec<String>,
+    /// Names of the pools that peers get virtual addresses from.
+    #[serde(default)]
+    pub pools: Vec<String>,
+    /// What another IKE SA of the same peer means: `replace`, `keep` or `never`.
+    #[serde(default = "replace")]
+    pub unique: String,
+    /// IKE SAs without a CHILD_SA: `allow`, `prefer`, `force` or `never`.
+    #[serde(default = "allow")]
+    pub childless: String,
     #[serde(default)]
     pub children: BTreeMap<String, Child>,
 }
@@ -183,9 +208,9 @@ pub struct Gate {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Child {
-    /// Protected on our side.
+    /// Protected on our side; `dynamic`: our virtual addresses, or our outer one.
     pub local_ts: Vec<String>,
-    /// Protected on the peer's side.
+    /// Protected on the peer's side; `dynamic`: its virtual addresses, or its outer one.
     pub remote_ts: Vec<String>,
     #[serde(default)]
     pub esp_proposals: Vec<String>,
@@ -223,6 +248,14 @@ fn auto() -> String {
 
 fn none() -> String {
     "none".into()
+}
+
+fn replace() -> String {
+    "replace".into()
+}
+
+fn allow() -> String {
+    "allow".into()
 }
 
 fn psk() -> String {

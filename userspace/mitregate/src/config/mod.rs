@@ -7,6 +7,7 @@ mod file;
 mod locate;
 mod peers;
 mod policy;
+mod pools;
 mod secret;
 mod units;
 
@@ -16,7 +17,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use mitregate_classifier::ModeRequest;
-use mitregate_control::Config;
+use mitregate_control::{Config, PoolConfig};
+use mitregate_wire::TrafficSelector;
 use zeroize::Zeroizing;
 
 pub use error::ConfigError;
@@ -95,13 +97,19 @@ impl Settings {
     /// the host's own packets into the tunnel get.
     pub fn protected(&self) -> Vec<Protected> {
         let mut protected: Vec<Protected> = Vec::new();
-        for child in self
-            .control
-            .connections
-            .iter()
-            .flat_map(|connection| &connection.children)
-        {
-            for selector in &child.remote_ts {
+        let children = self.control.connections.iter().flat_map(|connection| {
+            let children = connection.children.iter();
+            children.map(move |child| (connection, child))
+        });
+        for (connection, child) in children {
+            let of_child =
+                |pool: &&PoolConfig| child.dynamic.remote && connection.pools.contains(&pool.name);
+            let pools = self.control.pools.iter().filter(of_child);
+            let pools = pools.filter_map(|pool| {
+                TrafficSelector::new(0, 0..=u16::MAX, pool.start, pool.end).ok()
+            });
+            let selectors = child.remote_ts.iter().copied();
+            for selector in selectors.chain(pools) {
                 let source = self
                     .inner
                     .addresses

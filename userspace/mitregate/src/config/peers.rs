@@ -4,18 +4,20 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, ConnectionConfig, EncapMode, EspProposal, GateConfig, Identity, IkeProposal, Psk,
-    Retransmit, Role, StartAction,
+    ChildConfig, Childless, ConnectionConfig, Dynamic, EncapMode, EspProposal, GateConfig,
+    Identity, IkeProposal, Psk, Retransmit, Role, StartAction, Unique,
 };
 use mitregate_wire::TrafficSelector;
 
 use super::convert::Check;
 use super::file::{self, File};
 use super::locate::FieldPath;
-use super::{policy, secret};
+use super::{policy, pools, secret};
 
 /// Whoever it is (swanctl's word).
 const ANY: &str = "%any";
+/// The virtual addresses of a side (swanctl's word).
+const DYNAMIC: &str = "dynamic";
 /// Strong and widely implemented; the order is the preference.
 const IKE_PROPOSALS: [&str; 2] = [
     "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ecp256",
@@ -42,6 +44,7 @@ pub(super) fn connections(check: &mut Check<'_>, file: &File) -> Vec<ConnectionC
             &at,
             name,
             connection,
+            file,
             secrets.as_deref(),
         ));
     }
@@ -110,6 +113,7 @@ fn connection(
     at: &FieldPath,
     name: &str,
     connection: &file::Connection,
+    file: &File,
     secrets: Option<&[Secret]>,
 ) -> Option<ConnectionConfig> {
     self::name(check, at, name);
@@ -190,6 +194,29 @@ fn connection(
             child(check, &at, child_name, entry)
         })
         .collect();
+    let vips = check.list(&at.key("vips"), &connection.vips, |text, _| {
+        format!("{text:?} is not an IP address; \"0.0.0.0\" and \"::\" ask for any")
+    });
+    pools::named(check, &at.key("pools"), &connection.pools, file);
+    let unique = check.word(
+        &at.key("unique"),
+        &connection.unique,
+        &[
+            ("replace", Unique::Replace),
+            ("keep", Unique::Keep),
+            ("never", Unique::Never),
+        ],
+    );
+    let childless = check.word(
+        &at.key("childless"),
+        &connection.childless,
+        &[
+            ("allow", Childless::Allow),
+            ("prefer", Childless::Prefer),
+            ("force", Childless::Force),
+            ("never", Childless::Never),
+        ],
+    );
     let times = [
         (
             "dpd_delay",
@@ -226,6 +253,10 @@ fn connection(
         reauth_time,
         dpd_delay,
         keepalive,
+        vips,
+        pools: connection.pools.clone(),
+        unique: unique?,
+        childless: childless?,
     })
 }
 
@@ -371,8 +402,8 @@ fn child(
     child: &file::Child,
 ) -> Option<ChildConfig> {
     self::name(check, at, name);
-    let local_ts = selectors(check, &at.key("local_ts"), &child.local_ts);
-    let remote_ts = selectors(check, &at.key("remote_ts"), &child.remote_ts);
+    let (local_ts, local) = selectors(check, &at.key("local_ts"), &child.local_ts);
+    let (remote_ts, remote) = selectors(check, &at.key("remote_ts"), &child.remote_ts);
     let esp_proposals = proposals::<EspProposal>(
         check,
         &at.key("esp_proposals"),
@@ -412,6 +443,7 @@ fn child(
         name: name.to_owned(),
         local_ts,
         remote_ts,
+        dynamic: Dynamic { local, remote },
         esp_proposals,
         start_action: start_action?,
         rekey_time,
@@ -421,16 +453,30 @@ fn child(
     })
 }
 
-fn selectors(check: &mut Check<'_>, at: &FieldPath, texts: &[String]) -> Vec<TrafficSelector> {
+/// The selectors, and whether `dynamic` is among them.
+fn selectors(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    texts: &[String],
+) -> (Vec<TrafficSelector>, bool) {
     if texts.is_empty() {
         check.error(at, "is empty: which addresses are to be protected?");
     }
-    check.list(at, texts, |text, _| {
-        format!(
-            "{text:?} is not a traffic selector, such as \"10.1.0.0/24\", \"10.1.0.5-10.1.0.9\" \
-             or \"10.1.0.0/24[tcp/80]\""
-        )
-    })
+    let mut selectors = Vec::new();
+    for (index, text) in texts
+        .iter()
+        .enumerate()
+        .filter(|(_, text)| *text != DYNAMIC)
+    {
+        let selector = text.parse::<TrafficSelector>().map_err(|_| {
+            format!(
+                "{text:?} is not a traffic selector, such as \"10.1.0.0/24\", \
+                 \"10.1.0.5-10.1.0.9\", \"10.1.0.0/24[tcp/80]\" or \"dynamic\""
+            )
+        });
+        selectors.extend(check.ok(&at.index(index), selector));
+    }
+    (selectors, texts.iter().any(|text| text == DYNAMIC))
 }
 
 fn proposals<T>(check: &mut Check<'_>, at: &FieldPath, texts: &[String], default: &[&str]) -> Vec<T>
@@ -474,7 +520,7 @@ fn identity(check: &mut Check<'_>, at: &FieldPath, text: &str) -> Option<Identit
 }
 
 /// Names appear in logs, tables and on command lines.
-fn name(check: &mut Check<'_>, at: &FieldPath, name: &str) {
+pub(super) fn name(check: &mut Check<'_>, at: &FieldPath, name: &str) {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
         check.error(

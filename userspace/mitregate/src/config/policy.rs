@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mitregate_control::{ChildConfig, ConnectionConfig};
+use mitregate_control::{ChildConfig, ConnectionConfig, Dynamic};
 use mitregate_wire::TrafficSelector;
 
 use super::convert::Check;
@@ -43,6 +43,13 @@ pub(super) fn check(check: &mut Check<'_>, connections: &[ConnectionConfig]) {
             }
         }
         for (other_connection, other) in &tunnels[..n] {
+            // What they come to is known only once peers have addresses.
+            if [child, other]
+                .iter()
+                .any(|c| c.dynamic != Dynamic::default())
+            {
+                continue;
+            }
             let other_name = format!("connections.{other_connection}.children.{}", other.name);
             if covers(other, child) {
                 check.error(
@@ -80,8 +87,12 @@ fn overlap(a: &ChildConfig, b: &ChildConfig) -> bool {
 
 /// How many pairs of addresses, protocols and ports match: an order, not a count.
 fn breadth(child: &ChildConfig) -> f64 {
-    let side = |selectors: &[TrafficSelector]| selectors.iter().map(size).sum::<f64>();
-    side(&child.local_ts) * side(&child.remote_ts)
+    let side = |selectors: &[TrafficSelector], dynamic: bool| {
+        // An address is what dynamic comes to.
+        let dynamic = if dynamic { 256.0 * 65536.0 } else { 0.0 };
+        dynamic + selectors.iter().map(size).sum::<f64>()
+    };
+    side(&child.local_ts, child.dynamic.local) * side(&child.remote_ts, child.dynamic.remote)
 }
 
 fn size(selector: &TrafficSelector) -> f64 {

@@ -44,7 +44,7 @@ impl Subject {
                 Some(Self::Tunnel(child.clone()))
             }
             Request::TerminateIke { connection } => Some(Self::Connection(connection.clone())),
-            Request::ListSas | Request::Stats | Request::Ping { .. } => None,
+            Request::ListSas | Request::ListPools | Request::Stats | Request::Ping { .. } => None,
         }
     }
 
@@ -172,7 +172,7 @@ impl Calls {
 /// The control plane's command for a request, if it is one.
 pub fn command(request: Request) -> Option<Command> {
     Some(match request {
-        Request::ListSas | Request::Stats => return None,
+        Request::ListSas | Request::ListPools | Request::Stats => return None,
         Request::Initiate { child } => Command::Initiate { child },
         Request::TerminateChild { child } => Command::TerminateChild { child },
         Request::TerminateIke { connection } => Command::TerminateIke { connection },

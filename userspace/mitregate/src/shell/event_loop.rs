@@ -13,7 +13,7 @@ use mitregate_dataplane::{
 use mitregate_wire::WireError;
 use mitregate_wire::frame::parse_udp;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -491,6 +491,11 @@ impl EventLoop {
             Request::ListSas => {
                 let list = serde_json::to_value(list()).unwrap_or_default();
                 self.done(&responses, list).await;
+            }
+            Request::ListPools => {
+                let pools = serde_json::to_value(self.control.list_pools(now));
+                let result = json!({"pools": pools.unwrap_or_default()});
+                let _ = responses.send(Response::Done { result });
             }
             Request::Stats => {
                 let uptime = now.saturating_sub(self.started).as_millis();

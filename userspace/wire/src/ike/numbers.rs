@@ -191,6 +191,8 @@ registry! {
         REKEY_SA = 16393,
         ESP_TFC_PADDING_NOT_SUPPORTED = 16394,
         NON_FIRST_FRAGMENTS_ALSO = 16395,
+        /// RFC 6023.
+        CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// draft-ietf-ipsecme-encrypted-esp-ping: no number is assigned yet, this is ours
         /// from the private range. It means something only beside our vendor ID.
         ENCRYPTED_PING_SUPPORTED = 0xA4E5,

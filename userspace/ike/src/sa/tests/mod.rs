@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod children;
+mod configuration;
 mod faults;
 mod handshake;
 
@@ -42,6 +43,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str, esp: &str) -> ChildCo
         esp_proposals: esp.split(',').map(|p| p.parse().unwrap()).collect(),
         local_ts: list(local),
         remote_ts: list(remote),
+        dynamic: Dynamic::default(),
     }
 }
 
@@ -56,6 +58,10 @@ fn config(name: &str, local: &str, remote: &str) -> IkeConfig {
         encap: EncapMode::Auto,
         retransmit: Retransmit::default(),
         announce: Announce::default(),
+        vips: Vec::new(),
+        assigns: false,
+        childless: Childless::default(),
+        initial_contact: false,
     }
 }
 
@@ -159,11 +165,35 @@ impl SpiAllocator for Spis {
     }
 }
 
+/// Gives out what it was told to, and says to whom.
+#[derive(Default)]
+pub(super) struct Leased {
+    pub(super) free: Assigned,
+    pub(super) asked: Vec<(String, String, Vec<IpAddr>)>,
+}
+
+impl Leases for Leased {
+    fn assign(&mut self, connection: &str, peer: &Identity, wanted: &[IpAddr]) -> Assigned {
+        let asked = (connection.to_owned(), peer.to_string(), wanted.to_vec());
+        self.asked.push(asked);
+        let addresses = wanted.iter().filter_map(|wanted| {
+            let mut free = self.free.addresses.iter();
+            free.find(|free| free.is_ipv4() == wanted.is_ipv4())
+                .copied()
+        });
+        Assigned {
+            addresses: addresses.collect(),
+            ..self.free.clone()
+        }
+    }
+}
+
 pub(super) struct Host {
     pub(super) address: IpAddr,
     pub(super) sas: Vec<IkeSa>,
     pub(super) config: Arc<IkeConfig>,
     pub(super) spis: Spis,
+    pub(super) leases: Leased,
     pub(super) rng: ChaCha20Rng,
     jar: Option<CookieJar>,
     /// CHILD_SAs by inbound SPI.
@@ -219,6 +249,7 @@ impl World {
             sas: Vec::new(),
             config: Arc::new(config),
             spis: Spis::default(),
+            leases: Leased::default(),
             rng: ChaCha20Rng::seed_from_u64(rng.next_u64()),
             jar: None,
             installed: BTreeMap::new(),
@@ -267,6 +298,7 @@ impl World {
             now: self.now,
             rng: &mut host.rng,
             spis: &mut host.spis,
+            leases: &mut host.leases,
         })
     }
 
