@@ -10,6 +10,7 @@ mod build;
 mod doctor;
 mod ebpf;
 mod fuzz;
+mod interop;
 mod lab;
 mod netdev;
 mod setup;
@@ -57,6 +58,8 @@ enum Task {
     Test(test::Options),
     /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled)
     Bench(bench::Options),
+    /// strongSwan as the peer, in namespaces: the matrix of cases, data counted in each
+    Interop(interop::Options),
     /// Run each fuzz target for a while
     Fuzz(fuzz::Options),
     /// What this machine offers, what is wrong, and what to do
@@ -84,6 +87,7 @@ fn run(task: Task) -> Result<()> {
         Task::Stats(stats) => xdp::stats(&stats),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Interop(options) => interop::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Doctor(options) => doctor::run(&options),
     }

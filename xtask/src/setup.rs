@@ -13,6 +13,7 @@ use crate::{ebpf, sh};
 pub enum Need {
     Build,
     Demo,
+    Interop,
     Test,
 }
 
@@ -38,6 +39,19 @@ const DEMO: &[Package] = &[
     ("iperf3", "TCP measurements"),
 ];
 const TEST: &[Package] = &[("g++", "compiles libFuzzer")];
+/// Recommended packages stay away: some of them would upgrade systemd.
+const INTEROP: &[Package] = &[
+    ("strongswan-charon", "strongSwan's daemon: the peer"),
+    ("strongswan-swanctl", "its command line"),
+    ("libcharon-extra-plugins", "its ESP in userspace"),
+    (
+        "libstrongswan-standard-plugins",
+        "AES-GCM, Curve25519 and ChaCha20-Poly1305 for it",
+    ),
+    ("tshark", "decrypts what was captured"),
+];
+/// For a Debian of another release in a folder.
+const ROOT: &[Package] = &[("mmdebstrap", "makes a newer Debian in a folder")];
 
 /// A cargo tool: crate, version, the command that prints its version, and why we want it.
 struct Tool {
@@ -84,6 +98,9 @@ pub fn ensure(need: Need) -> Result<()> {
     if need >= Need::Demo {
         wanted.extend(DEMO);
     }
+    if need >= Need::Interop {
+        wanted.extend(INTEROP);
+    }
     if need >= Need::Test {
         wanted.extend(TEST);
     }
@@ -99,6 +116,11 @@ pub fn ensure(need: Need) -> Result<()> {
     Ok(())
 }
 
+/// What [`crate::interop`] makes its roots with.
+pub fn ensure_root_maker() -> Result<()> {
+    install_packages(ROOT)
+}
+
 fn install_packages(wanted: &[Package]) -> Result<()> {
     if !sh::have("dpkg-query") {
         return check_tools();
@@ -110,7 +132,7 @@ fn install_packages(wanted: &[Package]) -> Result<()> {
     let names: Vec<_> = missing.iter().map(|(name, _)| *name).collect();
     sh::step("installing Debian packages:");
     for (name, why) in &missing {
-        println!("      {name:<16} {why}");
+        println!("      {name:<30} {why}");
     }
     sh::need_root("installing packages")?;
     let apt = |args: &[&str]| {
@@ -138,6 +160,8 @@ fn check_tools() -> Result<()> {
         "ethtool",
         "tcpdump",
         "iperf3",
+        "swanctl",
+        "tshark",
     ];
     let absent: Vec<_> = tools.into_iter().filter(|tool| !sh::have(tool)).collect();
     if absent.is_empty() {

@@ -41,6 +41,16 @@ pub fn sleep(time: Duration) -> Result<()> {
 pub fn wait_for<T>(
     what: &str,
     limit: Duration,
+    look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    poll(what, TICK, limit, look)
+}
+
+/// The same, with a pause of `tick` between two looks that cost something.
+pub fn poll<T>(
+    what: &str,
+    tick: Duration,
+    limit: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let end = Instant::now() + limit;
@@ -52,6 +62,6 @@ pub fn wait_for<T>(
         if Instant::now() >= end {
             bail!("waited {} s in vain for {what}", limit.as_secs_f32());
         }
-        thread::sleep(TICK);
+        thread::sleep(tick);
     }
 }

@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod demo;
 pub mod flow;
 pub mod http;
+pub mod interop;
 pub mod interrupt;
 pub mod iperf;
 pub mod netns;

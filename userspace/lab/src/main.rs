@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use mitregate_lab::{compare, demo, interrupt, sh, standing};
+use mitregate_lab::{compare, demo, interop, interrupt, sh, standing};
 
 #[derive(Parser)]
 #[command(
@@ -31,6 +31,8 @@ enum Command {
     Baseline(compare::Options),
     /// TCP through the tunnel beside TCP without it
     Compare(compare::Options),
+    /// The same daemon with strongSwan as the peer, case by case
+    Interop(interop::Options),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Command::Lab(options) => standing::run(options)?,
         Command::Baseline(options) => compare::baseline(options)?,
         Command::Compare(options) => compare::compare(options)?,
+        Command::Interop(options) => return interop::run(options),
     }
     Ok(true)
 }

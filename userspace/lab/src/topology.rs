@@ -85,6 +85,15 @@ impl Host {
     }
 }
 
+/// What stands between the client and the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Middle {
+    /// A router that masquerades and takes nothing unasked.
+    Nat,
+    /// One that only forwards.
+    Router,
+}
+
 /// What a lab has made, in `record.json`, for the next one to clean up if this one is killed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
@@ -107,6 +116,11 @@ impl Lab {
     /// Build the four hosts. Clears away what a killed run of the same name has left; refuses when
     /// one is running or left standing.
     pub fn up(name: &str) -> Result<Self> {
+        Self::up_with(name, Middle::Nat)
+    }
+
+    /// The same, with a choice of what stands in the middle.
+    pub fn up_with(name: &str, middle: Middle) -> Result<Self> {
         check_name(name)?;
         let lock = lock(name)?;
         let run = Path::new(RUN).join(name);
@@ -128,7 +142,7 @@ impl Lab {
             keep: false,
             _lock: lock,
         };
-        lab.build().context("cannot build the lab")?;
+        lab.build(middle).context("cannot build the lab")?;
         Ok(lab)
     }
 
@@ -203,7 +217,7 @@ impl Lab {
         Ok(())
     }
 
-    fn build(&mut self) -> Result<()> {
+    fn build(&mut self, middle: Middle) -> Result<()> {
         for host in Host::ALL {
             let mut netns = Netns::planned(&format!("{}-{}", self.name, host.name()));
             if netns.name_is_taken() {
@@ -231,10 +245,13 @@ impl Lab {
         for router in [nat, gw] {
             router.sysctl("ipv4/ip_forward", "1")?;
         }
-        sh::feed(
-            nat.command("nft").args(["-f", "-"]),
-            include_str!("../configs/nat.nft"),
-        )
+        match middle {
+            Middle::Nat => sh::feed(
+                nat.command("nft").args(["-f", "-"]),
+                include_str!("../configs/nat.nft"),
+            ),
+            Middle::Router => Ok(()),
+        }
     }
 
     /// Write a file that only root can read.
