@@ -1,6 +1,7 @@
 //! What an operator asks for.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use mitregate_gate::{Input, Role, UserPing};
 
@@ -42,13 +43,13 @@ impl Control {
                 ticket
             }
             Command::StopPing { ticket } => {
-                for at in 0..self.tunnels.len() {
+                for at in self.tunnels.keys() {
                     self.gate(now, at, Input::UserPingStop { token: ticket.0 });
                 }
                 ticket
             }
             Command::PathChanged => {
-                for at in 0..self.tunnels.len() {
+                for at in self.tunnels.keys() {
                     self.gate(now, at, Input::PathChanged);
                 }
                 let ticket = self.ticket();
@@ -72,7 +73,7 @@ impl Control {
         let index = self.tunnels[at].connection;
         let connection = &mut self.connections[index];
         if connection.config.gate.role == Role::Server || connection.config.ends().is_none() {
-            return Err(CommandError::NobodyToCall(connection.config.name.clone()));
+            return Err(CommandError::NobodyToCall(connection.name.clone()));
         }
         // A person does not want to wait for the back-off.
         connection.retry.reset();
@@ -106,12 +107,36 @@ impl Control {
     }
 
     fn terminate_ike(&mut self, now: Duration, name: &str) -> Result<Ticket, CommandError> {
-        let index = self
-            .connections
-            .iter()
-            .position(|c| c.config.name == name)
-            .ok_or_else(|| CommandError::NoSuchConnection(name.to_owned()))?;
+        // A template's name, or a peer's, is that of all connections of it.
+        let is_meant = |c: &crate::tunnel::Connection| {
+            let peer = c.peer.as_ref().map(ToString::to_string);
+            c.name == name || c.config.name == name || peer.as_deref() == Some(name)
+        };
+        let connections = self.connections.iter();
+        let found: Vec<_> = connections
+            .filter(|(_, c)| is_meant(c))
+            .map(|(index, _)| index)
+            .collect();
+        if found.is_empty() {
+            return Err(CommandError::NoSuchConnection(name.to_owned()));
+        }
         let ticket = self.ticket();
+        let mut waits = BTreeSet::new();
+        for index in found {
+            if self.take_down(now, index) {
+                waits.insert(index);
+            }
+        }
+        if waits.is_empty() {
+            self.event(ControlEvent::Finished { ticket });
+        } else {
+            self.terminations.insert(ticket, waits);
+        }
+        Ok(ticket)
+    }
+
+    /// Deletes all of a connection; whether there is an IKE SA to wait for.
+    fn take_down(&mut self, now: Duration, index: usize) -> bool {
         for at in self.connections[index].tunnels.clone() {
             self.no_longer_wanted(at);
             // Orphans have no session that would take them along.
@@ -123,21 +148,12 @@ impl Control {
                 self.tell_deleted(now, at, epoch);
             }
         }
-        let sessions: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.connection == Some(index))
-            .map(|(id, _)| *id)
-            .collect();
-        if sessions.is_empty() {
-            self.event(ControlEvent::Finished { ticket });
-        } else {
-            self.connections[index].waiters.push(ticket);
+        let mut sessions = self.sessions_of(index);
+        sessions.retain(|id| self.sessions.get(id).is_some_and(|s| !s.over));
+        for id in &sessions {
+            self.close_session(now, *id);
         }
-        for id in sessions {
-            self.close_session(now, id);
-        }
-        Ok(ticket)
+        !sessions.is_empty()
     }
 
     fn no_longer_wanted(&mut self, at: usize) {
@@ -146,6 +162,7 @@ impl Control {
         tunnel.requested = None;
         let index = tunnel.connection;
         self.connections[index].wants.remove(&at);
+        self.dirty_connections.insert(index);
         for session in self.sessions.values_mut() {
             session.wants.remove(&at);
         }
@@ -153,15 +170,14 @@ impl Control {
     }
 
     fn tunnel_named(&self, name: &str) -> Result<usize, CommandError> {
-        if let Some(at) = self.tunnels.iter().position(|t| t.name == name) {
+        if let Some(at) = self.tunnels.position(|t| t.name == name) {
             return Ok(at);
         }
-        let child = |at: &usize| {
-            let tunnel = &self.tunnels[*at];
+        let child = |tunnel: &crate::tunnel::Tunnel| {
             self.connections[tunnel.connection].config.children[tunnel.child].name == name
         };
-        let mut found = (0..self.tunnels.len()).filter(child);
-        let at = found
+        let mut found = self.tunnels.iter().filter(|(_, tunnel)| child(tunnel));
+        let (at, _) = found
             .next()
             .ok_or_else(|| CommandError::NoSuchTunnel(name.to_owned()))?;
         match found.next() {

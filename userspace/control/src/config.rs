@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use mitregate_esp::{Provider, WorkerId};
-use mitregate_gate::GateConfig;
+use mitregate_gate::{GateConfig, Role};
 use mitregate_ike::{
     Childless, Dynamic, EncapMode, EspProposal, Identity, IkeProposal, Psk, Retransmit,
 };
@@ -69,6 +69,9 @@ pub struct ConnectionConfig {
     pub pools: Vec<String>,
     /// What another IKE SA of the same peer means.
     pub unique: Unique,
+    /// Peers that a template may have at a time. A template is a server's connection that anybody may call
+    /// from anywhere, or whose peers get addresses: each peer is a connection of its own.
+    pub max_peers: usize,
     /// Whether the IKE SA may come up without a CHILD_SA (RFC 6023).
     pub childless: Childless,
 }
@@ -138,6 +141,16 @@ impl Config {
     /// Default of [`Self::half_open_limit`].
     pub const HALF_OPEN_LIMIT: usize = 256;
 
+    /// Tunnels that there can be at a time, as a rule one for each child of each peer.
+    #[must_use]
+    pub fn tunnels(&self) -> usize {
+        let of = |c: &ConnectionConfig| match c.is_template() {
+            true => c.max_peers.saturating_mul(c.children.len()),
+            false => c.children.len(),
+        };
+        self.connections.iter().map(of).sum()
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let mut names = BTreeSet::new();
         let mut pools = BTreeSet::new();
@@ -166,6 +179,8 @@ impl ConnectionConfig {
     pub const REAUTH_TIME: Duration = Duration::from_secs(4 * 3600);
     /// Default of [`Self::dpd_delay`].
     pub const DPD_DELAY: Duration = Duration::from_secs(120);
+    /// Default of [`Self::max_peers`].
+    pub const MAX_PEERS: usize = 1000;
     /// Default of [`Self::keepalive`]: under the 30 s after which the shortest NAT forgets.
     pub const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -187,6 +202,43 @@ impl ConnectionConfig {
             }
         }
         Ok(())
+    }
+
+    /// Whether each peer that authenticates is a connection of its own.
+    #[must_use]
+    pub fn is_template(&self) -> bool {
+        let dynamic = self.children.iter().any(|child| child.dynamic.remote);
+        self.gate.role == Role::Server
+            && self.remote_addrs.is_empty()
+            && (self.remote_id.is_none() || dynamic)
+    }
+
+    /// A tunnel's place in the policy before anything is negotiated. What is dynamic on our side and asked
+    /// for is not known yet: an epoch then says which of it is ours.
+    pub(crate) fn policy(
+        &self,
+        child: &ChildConfig,
+    ) -> (Vec<TrafficSelector>, Vec<TrafficSelector>) {
+        let (mut local, mut remote) = (child.local_ts.clone(), child.remote_ts.clone());
+        if child.dynamic.local {
+            let all = |vip: &IpAddr| {
+                let any: IpAddr = match vip {
+                    IpAddr::V4(_) => core::net::Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => core::net::Ipv6Addr::UNSPECIFIED.into(),
+                };
+                TrafficSelector::from_prefix(any, 0).ok()
+            };
+            local.extend(self.vips.iter().filter_map(all));
+            if self.vips.is_empty() {
+                let own = self.local_addrs.iter();
+                local.extend(own.map(|address| TrafficSelector::from_address(*address)));
+            }
+        }
+        if child.dynamic.remote {
+            let peers = self.remote_addrs.iter();
+            remote.extend(peers.map(|address| TrafficSelector::from_address(*address)));
+        }
+        (local, remote)
     }
 
     /// The first pair of our and the peer's addresses of one family.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mitregate_esp::Provider;
 use mitregate_esp::ids::{EpochId, TunnelId};
-use mitregate_gate::{Gate, Input};
+use mitregate_gate::Input;
 use mitregate_ike::{Ctx, Directory};
 use mitregate_wire::echo::{self, Echo};
 use mitregate_wire::ike::IkeSpi;
@@ -15,18 +15,24 @@ use tracing::debug;
 
 use crate::directory::Responders;
 use crate::pools::Pools;
+use crate::schedule::{Due, Schedule};
 use crate::session::{Session, SessionId};
 use crate::spi::Spis;
 use crate::stray::Doorman;
-use crate::tunnel::{Connection, Retry, Tunnel};
-use crate::{AddTunnel, Config, ConfigError, ControlEvent, DataEvent, Output, StartAction, Ticket};
+use crate::table::Table;
+use crate::tunnel::{Connection, Tunnel};
+use crate::{Config, ConfigError, ControlEvent, DataEvent, Output, StartAction, Ticket};
 
 /// All connections of one process. See the [crate's documentation](crate).
 pub struct Control {
-    pub(crate) connections: Vec<Connection>,
-    /// The index is the [`TunnelId`].
-    pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) connections: Table<Connection>,
+    /// The number is the [`TunnelId`].
+    pub(crate) tunnels: Table<Tunnel>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    pub(crate) of_connection: BTreeSet<(usize, SessionId)>,
+    /// Commands that wait until connections are down.
+    pub(crate) terminations: BTreeMap<Ticket, BTreeSet<usize>>,
+    pub(crate) schedule: Schedule,
     pub(crate) by_spi: BTreeMap<IkeSpi, SessionId>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) rng: Box<dyn CryptoRng + Send>,
@@ -73,9 +79,12 @@ impl Control {
         let doorman = Doorman::new(now, &mut *rng);
         let directory = Arc::new(Responders::new(config.connections.iter()));
         let mut control = Self {
-            connections: Vec::new(),
-            tunnels: Vec::new(),
+            connections: Table::new(),
+            tunnels: Table::new(),
             sessions: BTreeMap::new(),
+            of_connection: BTreeSet::new(),
+            terminations: BTreeMap::new(),
+            schedule: Schedule::default(),
             by_spi: BTreeMap::new(),
             directory,
             rng,
@@ -104,44 +113,22 @@ impl Control {
     fn add_connection(&mut self, config: crate::ConnectionConfig) -> Result<(), ConfigError> {
         self.pools
             .add_user(&config.name, &config.pools, config.unique);
-        let index = self.connections.len();
-        let mut tunnels = Vec::new();
-        for (child, child_config) in config.children.iter().enumerate() {
-            let at = self.tunnels.len();
-            let tunnel = tunnel_id(at).ok_or(ConfigError::TooMany)?;
-            let name = format!("{}/{}", config.name, child_config.name);
-            self.outputs.push_back(Output::AddTunnel(AddTunnel {
-                tunnel,
-                name: name.clone(),
-                local_ts: child_config.local_ts.clone(),
-                remote_ts: child_config.remote_ts.clone(),
-            }));
-            self.tunnels.push(Tunnel {
-                connection: index,
-                child,
-                name,
-                gate: Gate::new(config.gate.clone()),
-                epochs: BTreeMap::new(),
-                wanted: child_config.start_action == StartAction::Start,
-                requested: None,
-                retry: Retry::default(),
-                data_waiting: false,
-                past: crate::tunnel::Totals::default(),
-                moved: None,
-                waiters: Vec::new(),
-            });
-            tunnels.push(at);
-        }
-        self.connections.push(Connection {
-            config,
-            tunnels,
-            wants: BTreeSet::new(),
-            retry: Retry::default(),
-            turn: 0,
-            last_failure: None,
-            waiters: Vec::new(),
-        });
+        let config = Arc::new(config);
+        let connection = Connection::new(config.name.clone(), Arc::clone(&config));
+        let index = self.connections.push(connection);
         self.dirty_connections.insert(index);
+        if config.is_template() {
+            // Its tunnels are its peers'.
+            return Ok(());
+        }
+        for (child, child_config) in config.children.iter().enumerate() {
+            let name = format!("{}/{}", config.name, child_config.name);
+            let (local_ts, remote_ts) = config.policy(child_config);
+            let at = self
+                .add_tunnel(index, child, name, local_ts, remote_ts)
+                .ok_or(ConfigError::TooMany)?;
+            self.tunnels[at].wanted = child_config.start_action == StartAction::Start;
+        }
         Ok(())
     }
 
@@ -206,26 +193,18 @@ impl Control {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Duration) {
-        let due: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.timeout().is_some_and(|t| t <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in due {
-            self.session_timeout(now, id);
-        }
-        for at in 0..self.tunnels.len() {
-            if self.tunnels[at].timeout().is_some_and(|t| t <= now) {
-                self.tunnel_timeout(now, at);
-            }
-        }
-        for (index, connection) in self.connections.iter().enumerate() {
-            if self
-                .connection_timeout(connection)
-                .is_some_and(|t| t <= now)
-            {
-                self.dirty_connections.insert(index);
+        for due in self.schedule.take_due(now) {
+            match due {
+                Due::Session(id) => {
+                    self.session_timeout(now, id);
+                    self.dirty_sessions.insert(id);
+                }
+                Due::Tunnel(at) if self.tunnels.contains(at) => {
+                    self.tunnel_timeout(now, at);
+                    self.dirty_tunnels.insert(at);
+                }
+                Due::Tunnel(_) => {}
+                Due::Connection(index) => _ = self.dirty_connections.insert(index),
             }
         }
         self.settle(now);
@@ -234,18 +213,8 @@ impl Control {
     /// When [`Self::handle_timeout`] is next due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let sessions = self.sessions.values().filter_map(Session::timeout);
-        let tunnels = self.tunnels.iter().filter_map(Tunnel::timeout);
-        let connections = self
-            .connections
-            .iter()
-            .filter_map(|c| self.connection_timeout(c));
         let shut_down = self.shut_down.filter(|t| *t < Duration::MAX);
-        sessions
-            .chain(tunnels)
-            .chain(connections)
-            .chain(shut_down)
-            .min()
+        self.schedule.next().into_iter().chain(shut_down).min()
     }
 
     /// The next thing to do.
@@ -255,18 +224,79 @@ impl Control {
 
     /// Passes outputs of IKE SAs and gates on until none is left.
     pub(crate) fn settle(&mut self, now: Duration) {
+        let mut sessions = BTreeSet::new();
+        let mut connections = BTreeSet::new();
         loop {
             if let Some(id) = self.dirty_sessions.pop_first() {
+                sessions.insert(id);
                 self.drain_session(now, id);
             } else if let Some(at) = self.dirty_tunnels.pop_first() {
-                self.drain_gate(now, at);
+                if self.tunnels.contains(at) {
+                    self.drain_gate(now, at);
+                }
             } else if let Some(index) = self.dirty_connections.pop_first() {
-                self.maintain(now, index);
+                if self.connections.contains(index) && !self.tidy_peer(now, index) {
+                    self.maintain(now, index);
+                    connections.insert(index);
+                }
             } else {
                 break;
             }
         }
+        if self.shut_down.is_some() {
+            sessions.extend(self.sessions.keys());
+            connections.extend(self.connections.keys());
+        }
         self.check_shut_down(now);
+        for index in connections {
+            self.reschedule(index);
+        }
+        for id in sessions {
+            let timeout = self.sessions.get(&id).and_then(Session::timeout);
+            self.schedule.set(Due::Session(id), timeout);
+        }
+        debug_assert_eq!(self.schedule.next(), self.earliest(), "a timer was missed");
+    }
+
+    /// Takes the timers of a connection and of all that belongs to it anew.
+    fn reschedule(&mut self, index: usize) {
+        let Some(connection) = self.connections.get(index) else {
+            return;
+        };
+        let timeout = self.connection_timeout(index, connection);
+        self.schedule.set(Due::Connection(index), timeout);
+        for at in &connection.tunnels {
+            let timeout = self.tunnels.get(*at).and_then(Tunnel::timeout);
+            self.schedule.set(Due::Tunnel(*at), timeout);
+        }
+        for id in self.sessions_of(index) {
+            let timeout = self.sessions.get(&id).and_then(Session::timeout);
+            self.schedule.set(Due::Session(id), timeout);
+        }
+    }
+
+    /// What the schedule must come to: the earliest of all timers.
+    fn earliest(&self) -> Option<Duration> {
+        let sessions = self.sessions.values().filter_map(Session::timeout);
+        let tunnels = self.tunnels.values().filter_map(Tunnel::timeout);
+        let connections = self.connections.iter();
+        sessions
+            .chain(tunnels)
+            .chain(connections.filter_map(|(index, c)| self.connection_timeout(index, c)))
+            .min()
+    }
+
+    /// The IKE SAs of a connection, oldest first.
+    pub(crate) fn sessions_of(&self, index: usize) -> Vec<SessionId> {
+        let range = (index, SessionId(0))..(index + 1, SessionId(0));
+        self.of_connection.range(range).map(|(_, id)| *id).collect()
+    }
+
+    /// The tunnels of an IKE SA's connection.
+    pub(crate) fn tunnels_of(&self, id: SessionId) -> Vec<usize> {
+        let index = self.sessions.get(&id).and_then(|s| s.connection);
+        let connection = index.and_then(|index| self.connections.get(index));
+        connection.map_or_else(Vec::new, |c| c.tunnels.clone())
     }
 
     /// Tells a gate something.
@@ -277,7 +307,7 @@ impl Control {
 
     pub(crate) fn tunnel_at(&self, tunnel: TunnelId) -> Option<usize> {
         let at = usize::try_from(tunnel.0).ok()?;
-        (at < self.tunnels.len()).then_some(at)
+        self.tunnels.contains(at).then_some(at)
     }
 
     pub(crate) fn event(&mut self, event: ControlEvent) {

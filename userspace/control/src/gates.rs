@@ -32,15 +32,14 @@ impl Control {
             return;
         };
         let Some(index) = session.connection else {
-            return;
-        };
-        let found = self.connections[index]
-            .config
-            .children
-            .iter()
-            .position(|c| c.name == child.name);
-        let Some(at) = found.and_then(|n| self.connections[index].tunnels.get(n).copied()) else {
+            // Its peer is being sent away.
             return self.refuse_child(now, id, &child);
+        };
+        let Some(at) = self.tunnel_for(index, &child) else {
+            return self.refuse_child(now, id, &child);
+        };
+        let Some(session) = self.sessions.get(&id) else {
+            return;
         };
         let (path, caps) = {
             let outer = outer(child.encap, session.local, session.remote);
@@ -387,14 +386,19 @@ impl Control {
     }
 
     pub(crate) fn find_epoch(&self, id: SessionId, spi_in: Spi) -> Option<(usize, EpochId)> {
-        self.tunnels.iter().enumerate().find_map(|(at, tunnel)| {
+        self.tunnels_of(id).into_iter().find_map(|at| {
+            let tunnel = &self.tunnels[at];
             let epoch = tunnel.epoch_by_spi(spi_in)?;
             (tunnel.epochs.get(&epoch)?.session == Some(id)).then_some((at, epoch))
         })
     }
 
     /// When a connection is next to be looked at.
-    pub(crate) fn connection_timeout(&self, connection: &Connection) -> Option<Duration> {
+    pub(crate) fn connection_timeout(
+        &self,
+        index: usize,
+        connection: &Connection,
+    ) -> Option<Duration> {
         if self.shut_down.is_some() {
             return None;
         }
@@ -410,11 +414,8 @@ impl Control {
             }
         });
         // What a session that is connecting will bring needs no timer.
-        let connecting = self.sessions.values().any(|s| {
-            s.is_connecting()
-                && s.connection
-                    .is_some_and(|i| core::ptr::eq(&self.connections[i], connection))
-        });
+        let sessions = self.sessions_of(index);
+        let connecting = sessions.iter().any(|id| self.sessions[id].is_connecting());
         start
             .into_iter()
             .chain(missing)
@@ -427,12 +428,7 @@ impl Control {
         if self.shut_down.is_some() {
             return;
         }
-        let of_connection: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.connection == Some(index))
-            .map(|(id, _)| *id)
-            .collect();
+        let of_connection = self.sessions_of(index);
         let usable: Vec<_> = of_connection
             .iter()
             .copied()
@@ -472,14 +468,15 @@ impl Control {
         } else if self.connections[index].retry.may(now) {
             self.start_session(now, index);
         }
-        self.end_superseded(now, &usable);
+        self.end_superseded(now, index, &usable);
     }
 
     /// A session that no epoch needs goes, once another one of the connection has them.
-    fn end_superseded(&mut self, now: Duration, usable: &[SessionId]) {
+    fn end_superseded(&mut self, now: Duration, index: usize, usable: &[SessionId]) {
+        let tunnels = self.connections[index].tunnels.clone();
         let lives: Vec<_> = usable
             .iter()
-            .map(|id| self.tunnels.iter().any(|t| t.lives_on(*id)))
+            .map(|id| tunnels.iter().any(|at| self.tunnels[*at].lives_on(*id)))
             .collect();
         let replaced = lives.contains(&true);
         for (id, lives) in usable.iter().zip(lives) {
@@ -490,7 +487,7 @@ impl Control {
                 // A client waits until all is drained; a server may wait for a client that restarted.
                 asked || (drains && t.gate.config().role == Role::Client)
             };
-            let needed = self.tunnels.iter().any(needed);
+            let needed = tunnels.iter().any(|at| needed(&self.tunnels[*at]));
             let Some(session) = self.sessions.get_mut(id) else {
                 continue;
             };
@@ -520,7 +517,7 @@ impl Control {
             }
         }
         if self.sessions.values().all(|s| s.over) {
-            for at in 0..self.tunnels.len() {
+            for at in self.tunnels.keys() {
                 for epoch in self.tunnels[at].epochs.keys().copied().collect::<Vec<_>>() {
                     self.gate(
                         now,

@@ -25,13 +25,18 @@ mod control;
 mod directory;
 mod gates;
 mod ike;
+mod lifecycle;
 mod list;
+mod peers;
 mod pools;
+mod schedule;
 mod session;
 mod spi;
 mod stray;
+mod table;
 mod tunnel;
 mod view;
+mod watch;
 
 pub use api::{
     AddTunnel, Command, CommandError, ControlEvent, DataEvent, Datagram, Install, Outer, Output,

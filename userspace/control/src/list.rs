@@ -6,6 +6,7 @@ use mitregate_gate::Role;
 use mitregate_ike::{Encap, EncapMode, State as IkeState};
 use mitregate_wire::TrafficSelector;
 
+use crate::control::tunnel_id;
 use crate::session::Session;
 use crate::tunnel::{Connection, Tunnel};
 use crate::{
@@ -19,7 +20,7 @@ impl Control {
         ListView {
             connections: self
                 .connections
-                .iter()
+                .values()
                 .map(|c| self.connection_view(c))
                 .collect(),
             ike_sas: self
@@ -28,9 +29,10 @@ impl Control {
                 .filter(|s| !s.over)
                 .map(|s| self.ike_view(s, now))
                 .collect(),
-            tunnels: (0u32..)
-                .zip(&self.tunnels)
-                .map(|(id, t)| self.tunnel_view(id, t, now))
+            tunnels: self
+                .tunnels
+                .iter()
+                .filter_map(|(at, t)| Some(self.tunnel_view(tunnel_id(at)?.0, t, now)))
                 .collect(),
         }
     }
@@ -44,7 +46,7 @@ impl Control {
     fn connection_view(&self, connection: &Connection) -> ConnectionView {
         let config = &connection.config;
         ConnectionView {
-            name: config.name.clone(),
+            name: connection.name.clone(),
             role: role(config.gate.role),
             local_id: config.local_id.to_string(),
             remote_id: connection.peer(),
@@ -68,7 +70,7 @@ impl Control {
         IkeSaView {
             connection: session
                 .connection
-                .map(|at| self.connections[at].config.name.clone()),
+                .map(|at| self.connections[at].name.clone()),
             state: match session.sa.state() {
                 IkeState::Connecting => "connecting",
                 IkeState::Established => "established",
@@ -98,7 +100,6 @@ impl Control {
 
     fn tunnel_view(&self, id: u32, tunnel: &Tunnel, now: Duration) -> TunnelView {
         let totals = tunnel.totals();
-        let child = &self.connections[tunnel.connection].config.children[tunnel.child];
         let active = tunnel.gate.epochs().find(|epoch| epoch.active);
         TunnelView {
             id,
@@ -110,7 +111,7 @@ impl Control {
                 Some(_) => "unproven",
                 None => "down",
             },
-            selectors: selectors(&child.local_ts, &child.remote_ts),
+            selectors: selectors(&tunnel.local_ts, &tunnel.remote_ts),
             data_waiting: tunnel.data_waiting,
             packets_in: totals.packets_in,
             packets_out: totals.packets_out,

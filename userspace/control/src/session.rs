@@ -12,7 +12,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 
 pub(crate) struct Session {
     pub(crate) sa: IkeSa,
-    /// Known from the start on the initiator, else when the peer has authenticated.
+    /// Known from the start on the initiator, else when the peer has authenticated. What sets it also tells
+    /// `Control::of_connection`.
     pub(crate) connection: Option<usize>,
     pub(crate) initiator: bool,
     pub(crate) started: Duration,

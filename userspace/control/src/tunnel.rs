@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use mitregate_esp::ids::EpochId;
 use mitregate_esp::{CipherSuite, SaCounters};
-use mitregate_gate::{Activity, Gate, State};
-use mitregate_ike::Encap;
+use mitregate_gate::{Activity, Gate, GateConfig, State};
+use mitregate_ike::{Encap, Identity};
 use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
 use rand_core::Rng;
@@ -18,7 +18,15 @@ use crate::{ConnectionConfig, Outer, Ticket};
 
 /// A configured connection at work.
 pub(crate) struct Connection {
-    pub(crate) config: ConnectionConfig,
+    /// That of the configuration; `name[n]` for the n-th peer of a template.
+    pub(crate) name: String,
+    pub(crate) config: Arc<ConnectionConfig>,
+    /// The template that this is a peer of.
+    pub(crate) template: Option<usize>,
+    /// Who that peer is.
+    pub(crate) peer: Option<Identity>,
+    /// Peers that a template has had.
+    pub(crate) peers: u64,
     /// Indices of its tunnels, in the order of its children.
     pub(crate) tunnels: Vec<usize>,
     /// Tunnels that a new session shall bring up.
@@ -28,14 +36,27 @@ pub(crate) struct Connection {
     pub(crate) turn: usize,
     /// Why the last attempt failed, so that the log says it once.
     pub(crate) last_failure: Option<String>,
-    /// Commands that wait until it is down.
-    pub(crate) waiters: Vec<Ticket>,
 }
 
 impl Connection {
+    pub(crate) fn new(name: String, config: Arc<ConnectionConfig>) -> Self {
+        Self {
+            name,
+            config,
+            template: None,
+            peer: None,
+            peers: 0,
+            tunnels: Vec::new(),
+            wants: BTreeSet::new(),
+            retry: Retry::default(),
+            turn: 0,
+            last_failure: None,
+        }
+    }
+
     /// The peer's identity, or `%any`.
     pub(crate) fn peer(&self) -> String {
-        let id = self.config.remote_id.as_ref();
+        let id = self.peer.as_ref().or(self.config.remote_id.as_ref());
         id.map_or("%any".to_owned(), ToString::to_string)
     }
 
@@ -67,6 +88,10 @@ pub(crate) struct Tunnel {
     pub(crate) child: usize,
     /// `connection/child`.
     pub(crate) name: String,
+    /// Our side of its place in the policy.
+    pub(crate) local_ts: Vec<TrafficSelector>,
+    /// The peer's side.
+    pub(crate) remote_ts: Vec<TrafficSelector>,
     pub(crate) gate: Gate,
     pub(crate) epochs: BTreeMap<EpochId, Epoch>,
     /// Keep it up.
@@ -123,6 +148,32 @@ impl Totals {
 }
 
 impl Tunnel {
+    pub(crate) fn new(
+        connection: usize,
+        child: usize,
+        name: String,
+        gate: GateConfig,
+        local_ts: Vec<TrafficSelector>,
+        remote_ts: Vec<TrafficSelector>,
+    ) -> Self {
+        Self {
+            connection,
+            child,
+            name,
+            local_ts,
+            remote_ts,
+            gate: Gate::new(gate),
+            epochs: BTreeMap::new(),
+            wanted: false,
+            requested: None,
+            retry: Retry::default(),
+            data_waiting: false,
+            past: Totals::default(),
+            moved: None,
+            waiters: Vec::new(),
+        }
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = self.past;
         for epoch in self.epochs.values() {

@@ -114,6 +114,7 @@ impl Setup {
             vips: Vec::new(),
             pools: Vec::new(),
             unique: Unique::default(),
+            max_peers: ConnectionConfig::MAX_PEERS,
             childless: Childless::default(),
         };
         Config {

@@ -164,6 +164,8 @@ pub struct Connection {
     /// What another IKE SA of the same peer means: `replace`, `keep` or `never`.
     #[serde(default = "replace")]
     pub unique: String,
+    /// Peers at a time, where each that authenticates is one of its own.
+    pub max_peers: Option<usize>,
     /// IKE SAs without a CHILD_SA: `allow`, `prefer`, `force` or `never`.
     #[serde(default = "allow")]
     pub childless: String,

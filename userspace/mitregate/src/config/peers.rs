@@ -24,6 +24,8 @@ const IKE_PROPOSALS: [&str; 2] = [
     "chacha20poly1305-prfsha256-x25519-ecp256",
 ];
 const ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-aes128gcm16", "chacha20poly1305"];
+/// Each has SAs, and room for packets that wait.
+const MAX_PEERS: usize = 10_000;
 /// RFC 7296 §3.1; a client moves to 4500 behind a NAT.
 const IKE_PORT: u16 = 500;
 
@@ -207,6 +209,13 @@ fn connection(
             ("never", Unique::Never),
         ],
     );
+    let max_peers = connection.max_peers.unwrap_or(ConnectionConfig::MAX_PEERS);
+    if !(1..=MAX_PEERS).contains(&max_peers) {
+        check.error(
+            &at.key("max_peers"),
+            format!("is not within 1 to {MAX_PEERS}"),
+        );
+    }
     let childless = check.word(
         &at.key("childless"),
         &connection.childless,
@@ -256,6 +265,7 @@ fn connection(
         vips,
         pools: connection.pools.clone(),
         unique: unique?,
+        max_peers,
         childless: childless?,
     })
 }

@@ -19,6 +19,8 @@ use crate::net::inner::{FAR_MAC, HOST_MAC, InnerInterface};
 
 /// Frames that only control packets may use.
 const CONTROL_RESERVE: u32 = 256;
+/// One carries data, one is its successor, others drain.
+const EPOCHS_PER_TUNNEL: usize = 4;
 /// The only queue of a veth's end.
 const INNER_QUEUE: u32 = 0;
 /// Busy polling, where configured: how long a system call polls, in microseconds, and for how
@@ -84,6 +86,9 @@ impl Switch {
             hop: Hop::Host,
         });
         config.core = settings.daemon.cpu;
+        let tunnels = settings.control.tunnels();
+        config.max_tunnels = config.max_tunnels.max(tunnels);
+        config.max_epochs = config.max_epochs.max(EPOCHS_PER_TUNNEL * tunnels);
         let worker = spawn(&config, ports).context("cannot start the worker thread")?;
 
         let side = |interface: &str, queue, socket_mode, asked, classifier| Side {

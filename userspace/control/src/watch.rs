@@ -1,0 +1,163 @@
+//! IKE SAs that stand: their timers, whether the peer is there, and where.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use mitregate_ike::{IkeSa, Reason};
+use tracing::debug;
+
+use crate::session::{SessionId, take_due};
+use crate::tunnel::outer;
+use crate::{Control, Output};
+
+/// RFC 3948 §2.3.
+pub(crate) const KEEPALIVE: [u8; 1] = [0xff];
+
+impl Control {
+    pub(crate) fn session_timeout(&mut self, now: Duration, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let ike = session.sa.poll_timeout().is_some_and(|t| t <= now);
+        let timers = &mut session.timers;
+        let abandon = take_due(&mut timers.abandon, now);
+        let superseded = take_due(&mut timers.superseded, now);
+        let reauth = take_due(&mut timers.reauth, now);
+        let dpd = take_due(&mut timers.dpd, now);
+        let keepalive = take_due(&mut timers.keepalive, now);
+        let initiator = session.initiator;
+        let connecting = session.is_connecting();
+        if ike {
+            self.with_ike(now, id, IkeSa::handle_timeout);
+        }
+        if abandon && connecting {
+            self.failed(now, id, Reason::Timeout);
+        }
+        if abandon || (superseded && !initiator) {
+            // A client that replaced it has forgotten it, or deletes it itself.
+            self.with_ike(now, id, IkeSa::abandon);
+        } else if superseded {
+            self.close_session(now, id);
+        }
+        if reauth {
+            self.reauthenticate(id);
+        }
+        if dpd {
+            self.check_peer(now, id);
+        }
+        if keepalive && let Some(session) = self.sessions.get(&id) {
+            let (local, remote) = (session.local, session.remote);
+            let payload = KEEPALIVE.to_vec();
+            self.outputs.push_back(Output::Transmit {
+                local,
+                remote,
+                payload,
+            });
+            self.restart_keepalive(now, id);
+        }
+    }
+
+    /// A keepalive is due that long after the last packet, if we are behind a NAT.
+    pub(crate) fn restart_keepalive(&mut self, now: Duration, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let (Some(established), Some(index)) = (&session.established, session.connection) else {
+            return;
+        };
+        let every = self.connections[index].config.keepalive;
+        let wanted = established.nat.local && !every.is_zero() && session.is_usable();
+        session.timers.keepalive = wanted.then(|| now + every);
+    }
+
+    /// Makes a new IKE SA, with all that this one has, before it goes.
+    fn reauthenticate(&mut self, id: SessionId) {
+        let Some(index) = self.sessions.get(&id).and_then(|s| s.connection) else {
+            return;
+        };
+        let tunnels = self.connections[index].tunnels.clone();
+        let lives = tunnels.into_iter().filter(|at| {
+            let tunnel = &self.tunnels[*at];
+            tunnel.wanted && tunnel.lives_on(id)
+        });
+        let lives: Vec<_> = lives.collect();
+        self.connections[index].wants.extend(lives);
+        self.dirty_connections.insert(index);
+    }
+
+    /// Asks a peer from which nothing has come for a while whether it is there.
+    fn check_peer(&mut self, now: Duration, id: SessionId) {
+        let tunnels = self.tunnels_of(id);
+        let epochs = tunnels
+            .iter()
+            .flat_map(|at| self.tunnels[*at].epochs.values());
+        let of_session = epochs.filter(|e| e.session == Some(id));
+        let data: u64 = of_session.map(|e| e.counters.packets_in.get()).sum();
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Some(index) = session.connection else {
+            return;
+        };
+        let connection = &self.connections[index];
+        let pings: u64 = connection
+            .tunnels
+            .iter()
+            .map(|at| &self.tunnels[*at])
+            .filter(|tunnel| tunnel.lives_on(id))
+            .map(|tunnel| tunnel.gate.counters())
+            .map(|c| c.pings_answered + c.echoes_answered)
+            .sum();
+        let heard = data.wrapping_add(pings).wrapping_add(session.messages);
+        let silent = heard == session.seen;
+        session.seen = heard;
+        session.timers.dpd = Some(now + connection.config.dpd_delay);
+        if silent {
+            self.with_ike(now, id, IkeSa::check_liveness);
+        }
+    }
+
+    pub(crate) fn peer_moved(&mut self, id: SessionId, local: SocketAddr, remote: SocketAddr) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        debug!(from = %session.remote, to = %remote, "IKE peer moved");
+        session.local = local;
+        session.remote = remote;
+        for at in self.tunnels_of(id) {
+            let epochs = self.tunnels[at].epochs.iter();
+            let of_session: Vec<_> = epochs
+                .filter(|(_, e)| e.session == Some(id))
+                .map(|(id, _)| *id)
+                .collect();
+            for epoch in of_session {
+                self.move_peer(at, epoch, local, remote);
+            }
+        }
+    }
+
+    /// Changes where an epoch's packets go, if that is a change.
+    pub(crate) fn move_peer(
+        &mut self,
+        at: usize,
+        epoch: mitregate_esp::EpochId,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) {
+        let Some(tunnel) = crate::control::tunnel_id(at) else {
+            return;
+        };
+        let Some(e) = self.tunnels[at].epochs.get_mut(&epoch) else {
+            return;
+        };
+        let moved = outer(e.outer.encap, local, remote);
+        if moved != e.outer {
+            e.outer = moved;
+            self.outputs.push_back(Output::MovePeer {
+                tunnel,
+                epoch,
+                outer: moved,
+            });
+        }
+    }
+}
