@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use mitregate_ike::{
-    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode,
-    Identity, IkeConfig, IkeSa, NoLeases, Output, Psk, Retransmit, SpiAllocator, State,
+    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode, Identity, IkeConfig, IkeSa, LocalAuth, NoLeases, Output, Psk, RemoteAuth, Retransmit, SpiAllocator, State,
 };
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{HEADER_LEN, Message};
@@ -49,12 +48,14 @@ impl Directory for One {
 }
 
 fn config() -> Arc<IkeConfig> {
+    let psk = Psk::new(b"secret".to_vec().into());
     let any = || vec!["0.0.0.0/0".parse().unwrap()];
     Arc::new(IkeConfig {
         name: "fuzz".into(),
         local_id: "us".parse().unwrap(),
         remote_id: None,
-        psk: Psk::new(b"secret".to_vec().into()),
+        local_auth: LocalAuth::Psk(psk.clone()),
+        remote_auth: RemoteAuth::Psk(psk),
         proposals: vec![
             "aes256gcm16-chacha20poly1305-prfsha256-prfsha384-x25519-ecp256"
                 .parse()
@@ -108,6 +109,7 @@ fuzz_target!(|bytes: &[u8]| {
 
     let mut cx = Ctx {
         now,
+        unix_time: now,
         rng: &mut rng,
         spis: &mut spis,
         leases: &mut NoLeases,

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_gate::{GateConfig, Role};
 use mitregate_ike::{
-    Childless, Dynamic, EncapMode, EspProposal, Identity, IkeProposal, Psk, Retransmit,
+    Childless, Dynamic, EncapMode, EspProposal, IdPattern, Identity, IkeProposal, LocalAuth,
+    RemoteAuth, Retransmit,
 };
 use mitregate_wire::TrafficSelector;
 
@@ -43,10 +44,12 @@ pub struct ConnectionConfig {
     pub remote_port: u16,
     /// Who we are.
     pub local_id: Identity,
-    /// Who the peer is; `None`: whoever knows the secret.
-    pub remote_id: Option<Identity>,
-    /// The shared secret.
-    pub psk: Psk,
+    /// Who the peer is; `None`: whoever proves to be somebody.
+    pub remote_id: Option<IdPattern>,
+    /// How we prove who we are.
+    pub local_auth: LocalAuth,
+    /// How the peer must prove who it is.
+    pub remote_auth: RemoteAuth,
     /// In order of preference.
     pub proposals: Vec<IkeProposal>,
     /// How ESP travels.

@@ -36,6 +36,8 @@ pub struct Control {
     pub(crate) by_spi: BTreeMap<IkeSpi, SessionId>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) rng: Box<dyn CryptoRng + Send>,
+    /// The wall clock where `now` is zero.
+    pub(crate) unix_time_at_zero: Duration,
     pub(crate) spis: Spis,
     pub(crate) pools: Pools,
     pub(crate) provider: Provider,
@@ -59,6 +61,7 @@ macro_rules! ctx {
     ($control:expr, $now:expr) => {
         mitregate_ike::Ctx {
             now: $now,
+            unix_time: $control.unix_time_at_zero.saturating_add($now),
             rng: &mut *$control.rng,
             spis: &mut $control.spis,
             leases: $control.pools.at($now),
@@ -88,6 +91,7 @@ impl Control {
             by_spi: BTreeMap::new(),
             directory,
             rng,
+            unix_time_at_zero: Duration::ZERO,
             spis: Spis::new(config.worker),
             pools: Pools::new(config.pools),
             provider: config.provider,
@@ -130,6 +134,13 @@ impl Control {
             self.tunnels[at].wanted = child_config.start_action == StartAction::Start;
         }
         Ok(())
+    }
+
+    /// Tells what the wall clock says at `now`, as time since 1970-01-01 00:00 UTC: certificates are
+    /// valid by it. Whoever uses certificates tells it before the first datagram, and again when the
+    /// wall clock was set; until then `now` counts as the time since 1970.
+    pub const fn set_unix_time(&mut self, now: Duration, unix_time: Duration) {
+        self.unix_time_at_zero = unix_time.saturating_sub(now);
     }
 
     /// Takes what a worker reports.

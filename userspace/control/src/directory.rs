@@ -1,10 +1,11 @@
 //! Connections in the form that IKE takes, and the responder's look-ups.
 
+use core::cmp::Reverse;
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mitregate_gate::Role;
-use mitregate_ike::{Announce, Directory, Identity, IkeConfig};
+use mitregate_ike::{Announce, Directory, IdPattern, Identity, IkeConfig};
 
 use crate::ConnectionConfig;
 
@@ -18,7 +19,8 @@ pub(crate) fn ike_config(connection: &ConnectionConfig, first: usize) -> Arc<Ike
         name: connection.name.clone(),
         local_id: connection.local_id.clone(),
         remote_id: connection.remote_id.clone(),
-        psk: connection.psk.clone(),
+        local_auth: connection.local_auth.clone(),
+        remote_auth: connection.remote_auth.clone(),
         proposals: connection.proposals.clone(),
         children: children
             .into_iter()
@@ -96,13 +98,19 @@ impl Directory for Responders {
     ) -> Option<Arc<IkeConfig>> {
         let fits = |responder: &&Responder| {
             let config = &responder.config;
-            config.remote_id.as_ref().is_none_or(|id| id == remote_id)
-                && local_id.is_none_or(|id| *id == config.local_id)
+            let expected = config.remote_id.as_ref();
+            expected.is_none_or(|id| id.matches(remote_id))
+                && local_id.is_none_or(|id| id.is(&config.local_id))
         };
-        // A connection for just this peer comes before one for anybody.
+        // A connection for just this peer comes before one for some, and that before one for
+        // anybody; of equals the first.
+        let precision = |responder: &&Responder| {
+            let id = responder.config.remote_id.as_ref();
+            Reverse(id.map(IdPattern::precision))
+        };
         self.at(local, remote)
             .filter(fits)
-            .min_by_key(|responder| responder.config.remote_id.is_none())
+            .min_by_key(precision)
             .map(|responder| responder.config.clone())
     }
 }

@@ -1,15 +1,14 @@
 //! What an IKE SA is told before it starts, in swanctl's words.
 
-use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::str::FromStr;
 use core::time::Duration;
 use std::sync::Arc;
 
 use mitregate_wire::TrafficSelector;
-use mitregate_wire::ike::{IdType, Identification};
 use zeroize::Zeroizing;
 
+use crate::identity::{IdPattern, Identity};
 use crate::proposal::{EspProposal, IkeProposal};
 
 /// One connection: who talks to whom, and how.
@@ -18,10 +17,12 @@ pub struct IkeConfig {
     pub name: String,
     /// Who we say we are.
     pub local_id: Identity,
-    /// Who the peer must prove to be; `None` accepts any identity that knows the key ("%any").
-    pub remote_id: Option<Identity>,
-    /// The shared secret.
-    pub psk: Psk,
+    /// Who the peer must prove to be; `None` accepts any identity that can be proven ("%any").
+    pub remote_id: Option<IdPattern>,
+    /// How we prove that.
+    pub local_auth: LocalAuth,
+    /// How the peer must prove who it is.
+    pub remote_auth: RemoteAuth,
     /// In order of preference.
     pub proposals: Vec<IkeProposal>,
     /// The first one is negotiated in IKE_AUTH.
@@ -190,136 +191,24 @@ impl Psk {
     }
 }
 
-/// An identity (RFC 7296 §3.5), written as swanctl does: an address, `name@domain`,
-/// `fully.qualified.name`, `@fully.qualified.name`, or `@#` and the hexadecimal key ID.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Identity {
-    kind: IdType,
-    data: Vec<u8>,
+/// How we prove who we are.
+#[derive(Clone)]
+pub enum LocalAuth {
+    /// By a shared secret (RFC 7296 §2.15).
+    Psk(Psk),
 }
 
-impl Identity {
-    /// An identity as it stands on the wire.
-    #[must_use]
-    pub const fn new(kind: IdType, data: Vec<u8>) -> Self {
-        Self { kind, data }
-    }
-
-    /// Its type.
-    #[must_use]
-    pub const fn kind(&self) -> IdType {
-        self.kind
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub fn data(&self) -> &[u8] {
-        &self.data
-    }
-
-    pub(crate) fn to_payload(&self) -> Identification {
-        Identification {
-            kind: self.kind,
-            data: self.data.clone(),
-        }
-    }
-}
-
-impl From<&Identification> for Identity {
-    fn from(payload: &Identification) -> Self {
-        Self {
-            kind: payload.kind,
-            data: payload.data.clone(),
-        }
-    }
-}
-
-impl From<IpAddr> for Identity {
-    fn from(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(v4) => Self::new(IdType::IPV4_ADDR, v4.octets().to_vec()),
-            IpAddr::V6(v6) => Self::new(IdType::IPV6_ADDR, v6.octets().to_vec()),
-        }
-    }
+/// How a peer must prove who it is. A peer that proves it in another way is refused.
+#[derive(Clone)]
+pub enum RemoteAuth {
+    /// By a shared secret (RFC 7296 §2.15).
+    Psk(Psk),
 }
 
 /// A word that none of the choices is spelled as.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown value \"{0}\"")]
 pub struct UnknownWord(pub String);
-
-impl FromStr for Identity {
-    type Err = UnknownWord;
-
-    fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        let unknown = || UnknownWord(text.to_owned());
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(address.into());
-        }
-        let (kind, data) = if let Some(digits) = text.strip_prefix("@#") {
-            (IdType::KEY_ID, from_hex(digits).ok_or_else(unknown)?)
-        } else if let Some(name) = text.strip_prefix('@') {
-            (IdType::FQDN, name.as_bytes().to_vec())
-        } else if text.contains('@') {
-            (IdType::RFC822_ADDR, text.as_bytes().to_vec())
-        } else {
-            (IdType::FQDN, text.as_bytes().to_vec())
-        };
-        // A payload holds 65535 bytes in all; no identity comes near, but a file might.
-        if data.is_empty() || data.len() > 1024 {
-            return Err(unknown());
-        }
-        Ok(Self { kind, data })
-    }
-}
-
-fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    let digits = digits.as_bytes();
-    let nibble = |c: u8| {
-        char::from(c)
-            .to_digit(16)
-            .and_then(|n| u8::try_from(n).ok())
-    };
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits
-        .chunks(2)
-        .map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?))
-        .collect()
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.kind, self.data.len()) {
-            (IdType::IPV4_ADDR, 4) => {
-                let octets: [u8; 4] = self.data[..].try_into().unwrap_or_default();
-                write!(f, "{}", IpAddr::from(octets))
-            }
-            (IdType::IPV6_ADDR, 16) => {
-                let octets: [u8; 16] = self.data[..].try_into().unwrap_or_default();
-                write!(f, "{}", IpAddr::from(octets))
-            }
-            // A peer chose these bytes: let none of them move a terminal's cursor.
-            (IdType::FQDN, _) if self.data.contains(&b'@') => {
-                write!(f, "@{}", self.data.escape_ascii())
-            }
-            (IdType::FQDN | IdType::RFC822_ADDR, _) => write!(f, "{}", self.data.escape_ascii()),
-            _ => {
-                f.write_str("@#")?;
-                self.data
-                    .iter()
-                    .try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{self}", self.kind)
-    }
-}
 
 /// Where a responder finds out whom it talks to. Look-ups only: nothing is made or changed.
 pub trait Directory: Send + Sync {
@@ -336,38 +225,4 @@ pub trait Directory: Send + Sync {
         remote_id: &Identity,
         local_id: Option<&Identity>,
     ) -> Option<Arc<IkeConfig>>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identities_as_swanctl_writes_them() {
-        for (text, kind, shown) in [
-            ("192.0.2.1", IdType::IPV4_ADDR, "192.0.2.1"),
-            ("2001:db8::1", IdType::IPV6_ADDR, "2001:db8::1"),
-            ("client@lab", IdType::RFC822_ADDR, "client@lab"),
-            ("gw.example.org", IdType::FQDN, "gw.example.org"),
-            ("@gw.example.org", IdType::FQDN, "gw.example.org"),
-            ("@user@host", IdType::FQDN, "@user@host"),
-            ("@#00FFa0", IdType::KEY_ID, "@#00ffa0"),
-        ] {
-            let id: Identity = text.parse().unwrap();
-            assert_eq!((id.kind(), id.to_string().as_str()), (kind, shown));
-            assert_eq!(shown.parse::<Identity>().unwrap(), id);
-            assert_eq!(Identity::from(&id.to_payload()), id);
-        }
-        for bad in ["", "@", "@#", "@#abc", "@#zz", &"x".repeat(2000)] {
-            assert!(bad.parse::<Identity>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_peers_identity_cannot_draw_on_the_terminal() {
-        let id = Identity::new(IdType::FQDN, b"a\x1b[2J\n".to_vec());
-        assert_eq!(id.to_string(), "a\\x1b[2J\\n");
-        let odd = Identity::new(IdType::IPV4_ADDR, vec![1, 2, 3]);
-        assert_eq!(odd.to_string(), "@#010203");
-    }
 }

@@ -76,12 +76,12 @@ impl KeySchedule {
         }
     }
 
-    /// The AUTH payload's data of `side` for a shared key, RFC 7296 §2.15: `message` is its own
-    /// IKE_SA_INIT message, `nonce` the *other* side's, `id` the body of its ID payload.
-    pub(crate) fn psk_auth(
+    /// What `side` signs, RFC 7296 §2.15 "InitiatorSignedOctets" or "ResponderSignedOctets":
+    /// `message` is its own IKE_SA_INIT message, `nonce` the *other* side's, `id` the body of its
+    /// ID payload.
+    pub(crate) fn signed_octets(
         &self,
         side: Side,
-        psk: &[u8],
         message: &[u8],
         nonce: &[u8],
         id: &[u8],
@@ -91,8 +91,13 @@ impl KeySchedule {
             Side::Responder => &self.sk_pr,
         };
         let maced_id = self.prf.compute(sk_p, &[id]);
+        Zeroizing::new([message, nonce, &maced_id].concat())
+    }
+
+    /// The AUTH payload's data for a shared key, RFC 7296 §2.15.
+    pub(crate) fn psk_auth(&self, psk: &[u8], octets: &[u8]) -> Secret {
         let key = self.prf.compute(psk, &[KEY_PAD]);
-        self.prf.compute(&key, &[message, nonce, &maced_id])
+        self.prf.compute(&key, &[octets])
     }
 
     /// KEYMAT of a CHILD_SA, RFC 7296 §2.17: the key of what the initiator of the *exchange*
@@ -262,14 +267,17 @@ mod tests {
             group: Group::Ecp256,
         };
         let keys = KeySchedule::derive(suite, &[3; 32], &nonces, IkeSpi([4; 8]), IkeSpi([5; 8]));
-        let base = keys.psk_auth(Side::Initiator, b"psk", b"message", b"nonce", b"id");
+        let auth = |side, psk: &[u8], message: &[u8], nonce: &[u8], id: &[u8]| {
+            keys.psk_auth(psk, &keys.signed_octets(side, message, nonce, id))
+        };
+        let base = auth(Side::Initiator, b"psk", b"message", b"nonce", b"id");
         assert_eq!(base.len(), 48);
         for other in [
-            keys.psk_auth(Side::Responder, b"psk", b"message", b"nonce", b"id"),
-            keys.psk_auth(Side::Initiator, b"PSK", b"message", b"nonce", b"id"),
-            keys.psk_auth(Side::Initiator, b"psk", b"Message", b"nonce", b"id"),
-            keys.psk_auth(Side::Initiator, b"psk", b"message", b"Nonce", b"id"),
-            keys.psk_auth(Side::Initiator, b"psk", b"message", b"nonce", b"ID"),
+            auth(Side::Responder, b"psk", b"message", b"nonce", b"id"),
+            auth(Side::Initiator, b"PSK", b"message", b"nonce", b"id"),
+            auth(Side::Initiator, b"psk", b"Message", b"nonce", b"id"),
+            auth(Side::Initiator, b"psk", b"message", b"Nonce", b"id"),
+            auth(Side::Initiator, b"psk", b"message", b"nonce", b"ID"),
         ] {
             assert_ne!(*base, *other);
         }

@@ -22,6 +22,8 @@ mod capabilities;
 mod config;
 mod cookie;
 mod crypto;
+mod dn;
+mod identity;
 mod keys;
 mod nat;
 mod proposal;
@@ -40,10 +42,11 @@ use mitregate_wire::ike::{Header, NotifyType, ParseError, PayloadType};
 use rand_core::CryptoRng;
 
 pub use config::{
-    Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, Identity, IkeConfig,
-    Psk, Retransmit, UnknownWord,
+    Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, IkeConfig, LocalAuth,
+    Psk, RemoteAuth, Retransmit, UnknownWord,
 };
 pub use cookie::{CookieCheck, CookieJar};
+pub use identity::{IdPattern, Identity};
 pub use proposal::{EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Prf, ProposalError};
 pub use sa::{Assigned, ChildView, IkeSa, Leases, NoLeases, State};
 
@@ -51,6 +54,8 @@ pub use sa::{Assigned, ChildView, IkeSa, Leases, NoLeases, State};
 pub struct Ctx<'a> {
     /// Monotonic time since an arbitrary origin, the same in every call.
     pub now: Duration,
+    /// Wall-clock time since 1970-01-01 00:00 UTC: certificates are valid by it, nothing else is.
+    pub unix_time: Duration,
     /// Source of nonces, SPIs, private keys and jitter.
     pub rng: &'a mut dyn CryptoRng,
     /// Source of inbound ESP SPIs.

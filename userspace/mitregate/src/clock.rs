@@ -19,6 +19,15 @@ pub fn now() -> Duration {
     )
 }
 
+/// Time since 1970-01-01 00:00 UTC by the wall clock, which an administrator or NTP may set at any time.
+pub fn unix_time() -> Duration {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
+}
+
 /// How long the machine has slept since it was started.
 pub fn slept() -> Duration {
     let awake = rustix::time::clock_gettime(ClockId::Monotonic);

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, Childless, Command, Config, ConnectionConfig, ControlEvent, Dynamic, EncapMode,
-    GateConfig, Psk, Retransmit, Role, StartAction, Ticket, TunnelView, Unique,
+    GateConfig, LocalAuth, Psk, RemoteAuth, Retransmit, Role, StartAction, Ticket, TunnelView,
+    Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use rand_chacha::ChaCha20Rng;
@@ -90,6 +91,7 @@ impl Setup {
             rekey_packets: u64::MAX,
             rekey_bytes: u64::MAX,
         };
+        let psk = Psk::new(Zeroizing::new(self.psks[at].as_bytes().to_vec()));
         let connection = ConnectionConfig {
             name: "home".to_owned(),
             local_addrs: vec![IpAddr::V4([CLIENT_IP, SERVER_IP][at])],
@@ -102,7 +104,8 @@ impl Setup {
             remote_port: 500,
             local_id: ids[at].parse().unwrap(),
             remote_id: Some(ids[1 - at].parse().unwrap()),
-            psk: Psk::new(Zeroizing::new(self.psks[at].as_bytes().to_vec())),
+            local_auth: LocalAuth::Psk(psk.clone()),
+            remote_auth: RemoteAuth::Psk(psk),
             proposals: vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()],
             encap: self.encap,
             retransmit: Retransmit::default(),

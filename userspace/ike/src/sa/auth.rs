@@ -13,10 +13,11 @@ use super::message::{error, find, find_notify, notify};
 use super::window::Purpose;
 use super::{Fate, IkeSa, Phase};
 use crate::capabilities::esp_echo;
-use crate::config::{Childless, Identity};
+use crate::config::{Childless, LocalAuth, Psk, RemoteAuth};
+use crate::crypto::Secret;
 use crate::keys::{Nonces, Side};
 use crate::proposal::Groups;
-use crate::{Ctx, Directory, Established, Output, PeerCaps, Reason};
+use crate::{Ctx, Directory, Established, IdPattern, Identity, Output, PeerCaps, Reason};
 
 /// What an initiator keeps while it waits for the response.
 pub(super) struct Auth {
@@ -38,33 +39,40 @@ pub(super) struct HalfOpen {
 }
 
 impl IkeSa {
-    /// The AUTH data of `side`, who sent `message`, for the configured key.
-    fn auth_data(
+    /// What `side`, who sent `message`, proves its identity over. The one place that makes these
+    /// octets, whatever the method.
+    fn signed_octets(
         &self,
         side: Side,
         message: &[u8],
         nonces: &Nonces,
         id: &Identification,
-    ) -> Option<crate::crypto::Secret> {
+    ) -> Result<Secret, Reason> {
         let nonce = match side {
             Side::Initiator => &nonces.r,
             Side::Responder => &nonces.i,
         };
-        let keys = self.keys.as_ref()?;
-        Some(
-            keys.schedule
-                .psk_auth(side, self.config.psk.bytes(), message, nonce, &id.body()),
-        )
+        let keys = self.keys.as_ref().ok_or(Reason::Resources("keys"))?;
+        Ok(keys
+            .schedule
+            .signed_octets(side, message, nonce, &id.body()))
+    }
+
+    fn psk_auth(&self, psk: &Psk, octets: &[u8]) -> Result<Secret, Reason> {
+        let keys = self.keys.as_ref().ok_or(Reason::Resources("keys"))?;
+        Ok(keys.schedule.psk_auth(psk.bytes(), octets))
     }
 
     /// ID and AUTH payload of ours.
     fn prove(&self, message: &[u8], nonces: &Nonces) -> Result<[Payload; 2], Reason> {
         let id = self.config.local_id.to_payload();
-        let data = self
-            .auth_data(self.side, message, nonces, &id)
-            .ok_or(Reason::Resources("keys"))?
-            .to_vec();
-        let method = AuthMethod::SHARED_KEY_MIC;
+        let octets = self.signed_octets(self.side, message, nonces, &id)?;
+        let (method, data) = match &self.config.local_auth {
+            LocalAuth::Psk(psk) => {
+                let data = self.psk_auth(psk, &octets)?.to_vec();
+                (AuthMethod::SHARED_KEY_MIC, data)
+            }
+        };
         let id = match self.side {
             Side::Initiator => Payload::IdI(id),
             Side::Responder => Payload::IdR(id),
@@ -84,15 +92,18 @@ impl IkeSa {
             .config
             .remote_id
             .as_ref()
-            .is_some_and(|expected| *expected != Identity::from(id))
+            .is_some_and(|expected| !expected.matches(&Identity::from(id)))
         {
             return Err(Reason::UnknownIdentity);
         }
-        let expected = self
-            .auth_data(self.side.other(), message, nonces, id)
-            .ok_or(Reason::Resources("keys"))?;
-        let proven = auth.method == AuthMethod::SHARED_KEY_MIC
-            && bool::from(expected.ct_eq(auth.data.as_slice()));
+        let octets = self.signed_octets(self.side.other(), message, nonces, id)?;
+        let proven = match &self.config.remote_auth {
+            RemoteAuth::Psk(psk) => {
+                let expected = self.psk_auth(psk, &octets)?;
+                auth.method == AuthMethod::SHARED_KEY_MIC
+                    && bool::from(expected.ct_eq(auth.data.as_slice()))
+            }
+        };
         if proven {
             Ok(())
         } else {
@@ -117,7 +128,8 @@ impl IkeSa {
             false => Some(self.want_child(0, None, cx)?),
         };
         let mut payloads = vec![id];
-        if let Some(expected) = &self.config.remote_id {
+        let expected = self.config.remote_id.as_ref();
+        if let Some(expected) = expected.and_then(IdPattern::exact) {
             payloads.push(Payload::IdR(expected.to_payload()));
         }
         payloads.push(proof);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, Childless, ConnectionConfig, Dynamic, EncapMode, EspProposal, GateConfig,
-    Identity, IkeProposal, Psk, Retransmit, Role, StartAction, Unique,
+    IdPattern, Identity, IkeProposal, LocalAuth, Psk, RemoteAuth, Retransmit, Role, StartAction,
+    Unique,
 };
 use mitregate_wire::TrafficSelector;
 
@@ -171,13 +172,21 @@ fn connection(
     };
     let remote_id = match connection.remote.id.as_deref() {
         Some(ANY) => Some(None),
-        Some(id) => identity(check, &at.key("remote").key("id"), id).map(Some),
-        None => Some(remote_addrs.first().map(|address| Identity::from(*address))),
+        Some(id) => identity(check, &at.key("remote").key("id"), id).map(|id| Some(id.into())),
+        None => Some(
+            remote_addrs
+                .first()
+                .map(|address| Identity::from(*address).into()),
+        ),
     };
     let psk = match (&local_id, &remote_id, secrets) {
-        (Some(local), Some(remote), Some(secrets)) => {
-            find_secret(check, at, local, remote.as_ref(), secrets)
-        }
+        (Some(local), Some(remote), Some(secrets)) => find_secret(
+            check,
+            at,
+            local,
+            remote.as_ref().and_then(IdPattern::exact),
+            secrets,
+        ),
         _ => None,
     };
     let gate = gate(check, &at.key("gate"), &connection.gate, role?);
@@ -253,7 +262,8 @@ fn connection(
         remote_port: IKE_PORT,
         local_id: local_id?,
         remote_id: remote_id?,
-        psk: psk?,
+        local_auth: LocalAuth::Psk(psk.clone()?),
+        remote_auth: RemoteAuth::Psk(psk?),
         proposals,
         encap: encap?,
         retransmit,

@@ -133,6 +133,7 @@ impl EventLoop {
 
     fn tick(&mut self) -> Duration {
         self.now = self.now.max(clock::now());
+        self.control.set_unix_time(self.now, clock::unix_time());
         self.now
     }
 

@@ -270,7 +270,8 @@ fn plain_esp_behind_a_nat_stays_on_500_if_both_say_so() {
 #[test]
 fn a_wrong_key_is_told_and_leaves_nothing() {
     let mut setup = Setup::new();
-    setup.server.psk = Psk::new(Zeroizing::new(b"another".to_vec()));
+    setup.server.local_auth = LocalAuth::Psk(psk("another"));
+    setup.server.remote_auth = RemoteAuth::Psk(psk("another"));
     let mut world = setup.world(8);
     world.connect();
     world.settle();

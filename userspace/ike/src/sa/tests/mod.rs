@@ -47,12 +47,17 @@ pub(super) fn child(name: &str, local: &str, remote: &str, esp: &str) -> ChildCo
     }
 }
 
+pub(super) fn psk(text: &str) -> Psk {
+    Psk::new(Zeroizing::new(text.as_bytes().to_vec()))
+}
+
 fn config(name: &str, local: &str, remote: &str) -> IkeConfig {
     IkeConfig {
         name: name.to_owned(),
         local_id: local.parse().unwrap(),
         remote_id: Some(remote.parse().unwrap()),
-        psk: Psk::new(Zeroizing::new(b"correct horse battery staple".to_vec())),
+        local_auth: LocalAuth::Psk(psk("correct horse battery staple")),
+        remote_auth: RemoteAuth::Psk(psk("correct horse battery staple")),
         proposals: vec!["aes256gcm16-prfsha384-x25519".parse().unwrap()],
         children: Vec::new(),
         encap: EncapMode::Auto,
@@ -137,8 +142,11 @@ impl Directory for Lookup {
         local_id: Option<&Identity>,
     ) -> Option<Arc<IkeConfig>> {
         let config = &self.0;
-        let fits = config.remote_id.as_ref().is_none_or(|id| id == remote_id)
-            && local_id.is_none_or(|id| *id == config.local_id);
+        let fits = config
+            .remote_id
+            .as_ref()
+            .is_none_or(|id| id.matches(remote_id))
+            && local_id.is_none_or(|id| id.is(&config.local_id));
         fits.then(|| config.clone())
     }
 }
@@ -239,6 +247,8 @@ pub(super) struct World {
     pub(super) nat_shift: u16,
 }
 
+/// The wall clock where the virtual one is zero: 2026-01-01 00:00 UTC.
+pub(super) const UNIX_TIME_AT_START: Duration = Duration::from_secs(1_767_225_600);
 const LATENCY: Duration = Duration::from_millis(20);
 
 impl World {
@@ -296,6 +306,7 @@ impl World {
         let host = &mut self.hosts[host];
         call(&mut Ctx {
             now: self.now,
+            unix_time: UNIX_TIME_AT_START + self.now,
             rng: &mut host.rng,
             spis: &mut host.spis,
             leases: &mut host.leases,
