@@ -13,11 +13,12 @@ mod numbers;
 mod payload;
 mod sa;
 mod selectors;
+mod signature;
 
 pub use header::{Flags, HEADER_LEN, Header, IkeSpi};
 pub use numbers::{
-    AuthMethod, EncryptionId, EsnId, ExchangeType, IdType, IntegrityId, KeyExchangeId, NotifyType,
-    PayloadType, PrfId, ProtocolId, TransformType, TsType,
+    AuthMethod, CertEncoding, EncryptionId, EsnId, ExchangeType, HashId, IdType, IntegrityId,
+    KeyExchangeId, NotifyType, PayloadType, PrfId, ProtocolId, TransformType, TsType,
 };
 pub use payload::{
     Authentication, Certificate, Configuration, ConfigurationAttribute, Delete, Identification,
@@ -25,6 +26,7 @@ pub use payload::{
 };
 pub use sa::{Attribute, AttributeValue, Proposal, Transform, UnknownAttribute};
 pub use selectors::{Addresses, Selector};
+pub use signature::{DigitalSignature, emit_hashes, parse_hashes};
 
 /// UDP port of IKE (RFC 7296 §2).
 pub const PORT: u16 = 500;

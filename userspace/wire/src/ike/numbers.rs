@@ -154,8 +154,36 @@ registry! {
     AuthMethod(u8) {
         RSA_SIGNATURE = 1,
         SHARED_KEY_MIC = 2,
+        /// ECDSA with SHA-256 on P-256 (RFC 4754).
+        ECDSA_256 = 9,
+        /// ECDSA with SHA-384 on P-384 (RFC 4754).
+        ECDSA_384 = 10,
         /// RFC 7427.
         DIGITAL_SIGNATURE = 14,
+    }
+}
+
+registry! {
+    /// Certificate encoding, RFC 7296 §3.6.
+    CertEncoding(u8) {
+        X509_SIGNATURE = 4,
+        CRL = 7,
+        X509_HASH_AND_URL = 12,
+        X509_BUNDLE_HASH_AND_URL = 13,
+        OCSP_CONTENT = 14,
+        RAW_PUBLIC_KEY = 15,
+    }
+}
+
+registry! {
+    /// Hash algorithm of a digital signature, RFC 7427 §7.
+    HashId(u16) {
+        SHA1 = 1,
+        SHA2_256 = 2,
+        SHA2_384 = 3,
+        SHA2_512 = 4,
+        /// The signature algorithm hashes for itself (RFC 8420).
+        IDENTITY = 5,
     }
 }
 
@@ -193,6 +221,8 @@ registry! {
         NON_FIRST_FRAGMENTS_ALSO = 16395,
         /// RFC 6023.
         CHILDLESS_IKEV2_SUPPORTED = 16418,
+        /// RFC 7427 §4.
+        SIGNATURE_HASH_ALGORITHMS = 16431,
         /// draft-ietf-ipsecme-encrypted-esp-ping: no number is assigned yet, this is ours
         /// from the private range. It means something only beside our vendor ID.
         ENCRYPTED_PING_SUPPORTED = 0xA4E5,

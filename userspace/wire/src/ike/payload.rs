@@ -1,8 +1,8 @@
 //! The payloads, RFC 7296 §3.2–§3.16, and the chain that links them.
 
 use super::{
-    AuthMethod, IdType, KeyExchangeId, NotifyType, ParseError, PayloadType, Proposal, ProtocolId,
-    Reader, Selector, emit_u16_len, sa, selectors,
+    AuthMethod, CertEncoding, IdType, KeyExchangeId, NotifyType, ParseError, PayloadType, Proposal,
+    ProtocolId, Reader, Selector, emit_u16_len, sa, selectors,
 };
 
 /// Length of the generic payload header (RFC 7296 §3.2).
@@ -93,9 +93,10 @@ impl Identification {
 /// A certificate, or a request for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Certificate encoding, §3.6.
-    pub encoding: u8,
-    /// The certificate, or hashes of acceptable authorities.
+    /// How to read `data`, §3.6.
+    pub encoding: CertEncoding,
+    /// The certificate, or (in a request) the SHA-1 hashes of the public keys of acceptable
+    /// authorities, §3.7.
     pub data: Vec<u8>,
 }
 
@@ -259,7 +260,7 @@ impl Payload {
             }
             Self::IdI(id) | Self::IdR(id) => out.extend_from_slice(&id.body()),
             Self::Certificate(cert) | Self::CertificateRequest(cert) => {
-                out.push(cert.encoding);
+                out.push(cert.encoding.0);
                 out.extend_from_slice(&cert.data);
             }
             Self::Authentication(auth) => {
@@ -340,7 +341,7 @@ fn parse_id(mut reader: Reader<'_>) -> Result<Identification, ParseError> {
 }
 
 fn parse_certificate(mut reader: Reader<'_>) -> Result<Certificate, ParseError> {
-    let encoding = reader.u8()?;
+    let encoding = CertEncoding(reader.u8()?);
     Ok(Certificate {
         encoding,
         data: reader.0.to_vec(),

@@ -69,7 +69,10 @@ fn identification() -> impl Strategy<Value = Identification> {
 }
 
 fn certificate() -> impl Strategy<Value = Certificate> {
-    (any::<u8>(), bytes(40)).prop_map(|(encoding, data)| Certificate { encoding, data })
+    (any::<u8>(), bytes(40)).prop_map(|(encoding, data)| Certificate {
+        encoding: CertEncoding(encoding),
+        data,
+    })
 }
 
 fn payload() -> impl Strategy<Value = Payload> {
