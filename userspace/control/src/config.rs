@@ -213,7 +213,7 @@ impl ConnectionConfig {
         let dynamic = self.children.iter().any(|child| child.dynamic.remote);
         self.gate.role == Role::Server
             && self.remote_addrs.is_empty()
-            && (self.remote_id.is_none() || dynamic)
+            && (self.remote_id.as_ref().and_then(IdPattern::exact).is_none() || dynamic)
     }
 
     /// A tunnel's place in the policy before anything is negotiated. What is dynamic on our side and asked

@@ -56,8 +56,11 @@ impl Connection {
 
     /// The peer's identity, or `%any`.
     pub(crate) fn peer(&self) -> String {
-        let id = self.peer.as_ref().or(self.config.remote_id.as_ref());
-        id.map_or("%any".to_owned(), ToString::to_string)
+        match (&self.peer, &self.config.remote_id) {
+            (Some(id), _) => id.to_string(),
+            (None, Some(pattern)) => pattern.to_string(),
+            (None, None) => "%any".to_owned(),
+        }
     }
 
     /// Where a new session goes from and to; each attempt takes the next of the peer's addresses.
