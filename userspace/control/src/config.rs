@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_gate::{GateConfig, Role};
 use mitregate_ike::{
-    Childless, Dynamic, EncapMode, EspProposal, IdPattern, Identity, IkeProposal, LocalAuth,
-    RemoteAuth, Retransmit,
+    Childless, Dynamic, EncapMode, EspProposal, Fragmentation, IdPattern, Identity, IkeProposal,
+    LocalAuth, RemoteAuth, Retransmit,
 };
 use mitregate_wire::TrafficSelector;
 
@@ -56,6 +56,8 @@ pub struct ConnectionConfig {
     pub encap: EncapMode,
     /// Repetition of IKE requests.
     pub retransmit: Retransmit,
+    /// Fragmentation of IKE messages.
+    pub fragmentation: Fragmentation,
     /// The role of all its tunnels, and how they ping.
     pub gate: GateConfig,
     /// At least one.

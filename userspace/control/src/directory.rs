@@ -34,6 +34,7 @@ pub(crate) fn ike_config(connection: &ConnectionConfig, first: usize) -> Arc<Ike
             .collect(),
         encap: connection.encap,
         retransmit: connection.retransmit,
+        fragmentation: connection.fragmentation,
         announce: Announce {
             esp_echo: true,
             owns_rekeys: connection.gate.role == Role::Client,

@@ -50,8 +50,8 @@ pub use mitregate_gate::{
     EchoLimit, GateConfig, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
 };
 pub use mitregate_ike::{
-    Childless, Dynamic, Encap, EncapMode, EspProposal, IdPattern, Identity, IkeProposal, LocalAuth,
-    ProposalError, Psk, RemoteAuth, Retransmit,
+    Childless, Dynamic, Encap, EncapMode, EspProposal, Fragmentation, FragmentationMode, IdPattern,
+    Identity, IkeProposal, LocalAuth, ProposalError, Psk, RemoteAuth, Retransmit,
 };
 pub use view::{
     ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView, PoolView,

@@ -12,6 +12,7 @@ use crate::identity::{IdPattern, Identity};
 use crate::proposal::{EspProposal, IkeProposal};
 
 /// One connection: who talks to whom, and how.
+#[derive(Clone)]
 pub struct IkeConfig {
     /// For logs.
     pub name: String,
@@ -31,6 +32,8 @@ pub struct IkeConfig {
     pub encap: EncapMode,
     /// When a request is repeated, and when given up.
     pub retransmit: Retransmit,
+    /// Whether long messages are cut (RFC 7383), and how.
+    pub fragmentation: Fragmentation,
     /// What we tell the peer about ourselves.
     pub announce: Announce,
     /// Virtual addresses that we ask the peer for; an unspecified one: any of its family.
@@ -172,6 +175,57 @@ impl Default for Retransmit {
             base: 1.8,
             limit: Duration::from_secs(20),
         }
+    }
+}
+
+/// Fragmentation of IKE messages (RFC 7383).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragmentation {
+    /// Whether.
+    pub mode: FragmentationMode,
+    /// Largest IP datagram, in bytes, that a message is sent in whole; of IP header to last byte.
+    /// Less than [`Self::MIN_SIZE`] counts as that.
+    pub size: usize,
+}
+
+impl Fragmentation {
+    /// Default of [`Self::size`], as swanctl's: what every IPv6 path passes.
+    pub const DEFAULT_SIZE: usize = 1280;
+    /// Least value of [`Self::size`]: below it a fragment is mostly headers.
+    pub const MIN_SIZE: usize = 256;
+    /// Largest value of [`Self::size`]: that of an IP datagram.
+    pub const MAX_SIZE: usize = 65_535;
+}
+
+impl Default for Fragmentation {
+    fn default() -> Self {
+        Self {
+            mode: FragmentationMode::Yes,
+            size: Self::DEFAULT_SIZE,
+        }
+    }
+}
+
+/// Whether IKE messages are cut, in swanctl's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FragmentationMode {
+    /// Announced; long messages are cut for a peer that announces it, too. swanctl's `force`, which
+    /// differs only in IKEv1, means the same.
+    #[default]
+    Yes,
+    /// Announced, so that the peer may cut; our own messages stay whole.
+    Accept,
+    /// Not announced, hence not used.
+    No,
+}
+
+impl FragmentationMode {
+    pub(crate) const fn announces(self) -> bool {
+        matches!(self, Self::Yes | Self::Accept)
+    }
+
+    pub(crate) const fn sends(self) -> bool {
+        matches!(self, Self::Yes)
     }
 }
 

@@ -1,14 +1,17 @@
 //! The key schedule (RFC 7296 §2.13–§2.17) and what is authenticated with it.
 
 use mitregate_esp::{CipherSuite, SaKey};
-use mitregate_wire::ike::IkeSpi;
+use mitregate_wire::ike::{IkeSpi, ParseError};
 use zeroize::Zeroizing;
 
-use crate::crypto::{Forged, Secret, SkKey};
+use crate::crypto::{Forged, ICV_LEN, IV_LEN, Secret, SkKey};
 use crate::proposal::{IkeSuite, Prf};
 
 /// RFC 7296 §2.15: keeps a shared key of the user's from being used raw.
 const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
+
+/// The Pad Length field at the end of the plaintext (RFC 7296 §3.14).
+const PAD_LENGTH_LEN: usize = 1;
 
 /// Both nonces of an exchange.
 #[derive(Clone)]
@@ -136,15 +139,50 @@ impl Keys {
         })
     }
 
-    /// See [`SkKey::seal`].
-    pub(crate) fn seal(&mut self, message: &mut Vec<u8>, plaintext: Secret) -> Option<()> {
-        self.seal.seal(message, plaintext)
+    /// Length of what [`Self::seal`] appends for so many bytes: IV, ciphertext with padding, ICV.
+    pub(crate) const fn sealed_len(&self, plaintext: usize) -> usize {
+        IV_LEN + plaintext + PAD_LENGTH_LEN + ICV_LEN
     }
 
-    /// See [`SkKey::open`].
-    pub(crate) fn open(&self, aad: &[u8], body: &[u8]) -> Result<Secret, Forged> {
-        self.open.open(aad, body)
+    /// How many bytes may be sealed so that no more than `sealed` are appended.
+    pub(crate) fn plaintext_len(&self, sealed: usize) -> usize {
+        let most = sealed.saturating_sub(self.sealed_len(0));
+        (0..=most)
+            .rev()
+            .find(|len| self.sealed_len(*len) <= sealed)
+            .unwrap_or(0)
     }
+
+    /// Appends IV, ciphertext and ICV to `message`, which so far is the associated data. `None`
+    /// only when IVs or memory are used up.
+    pub(crate) fn seal(&mut self, message: &mut Vec<u8>, plaintext: &[u8]) -> Option<()> {
+        let mut padded = Zeroizing::new(Vec::with_capacity(plaintext.len() + PAD_LENGTH_LEN));
+        padded.extend_from_slice(plaintext);
+        // No padding is needed (RFC 5282 §3), so its length is zero.
+        padded.push(0);
+        self.seal.seal(message, padded)
+    }
+
+    /// The plaintext of `body` (IV, ciphertext, ICV); the inner error says that whoever has the key
+    /// padded it wrong.
+    pub(crate) fn open(
+        &self,
+        aad: &[u8],
+        body: &[u8],
+    ) -> Result<Result<Secret, ParseError>, Forged> {
+        self.open.open(aad, body).map(unpad)
+    }
+}
+
+/// Takes the padding away, RFC 7296 §3.14.
+fn unpad(mut plaintext: Secret) -> Result<Secret, ParseError> {
+    let padding = usize::from(*plaintext.last().ok_or(ParseError::Truncated)?);
+    let len = plaintext
+        .len()
+        .checked_sub(padding + PAD_LENGTH_LEN)
+        .ok_or(ParseError::BadLength)?;
+    plaintext.truncate(len);
+    Ok(plaintext)
 }
 
 /// Wireshark's names for the ciphers of an IKE SA.

@@ -42,8 +42,8 @@ use mitregate_wire::ike::{Header, NotifyType, ParseError, PayloadType};
 use rand_core::CryptoRng;
 
 pub use config::{
-    Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, IkeConfig, LocalAuth,
-    Psk, RemoteAuth, Retransmit, UnknownWord,
+    Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, Fragmentation,
+    FragmentationMode, IkeConfig, LocalAuth, Psk, RemoteAuth, Retransmit, UnknownWord,
 };
 pub use cookie::{CookieCheck, CookieJar};
 pub use identity::{IdPattern, Identity};
@@ -280,6 +280,8 @@ pub enum Discard {
     Unprotected,
     #[error("integrity check failed")]
     Integrity,
+    #[error("fragment that is known, late, or one of too many")]
+    Fragment,
     #[error("response answers nothing acceptable")]
     BadResponse,
 }

@@ -109,6 +109,7 @@ impl Setup {
             proposals: vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()],
             encap: self.encap,
             retransmit: Retransmit::default(),
+            fragmentation: mitregate_ike::Fragmentation::default(),
             gate: GateConfig::new(if client { Role::Client } else { Role::Server }),
             children: vec![child],
             reauth_time: self.reauth_time,

@@ -184,8 +184,8 @@ impl IkeSa {
     fn tell_not_authenticated(&mut self) {
         let payloads = [notify(NotifyType::AUTHENTICATION_FAILED)];
         let id = self.next_request;
-        if let Ok(message) = self.seal(ExchangeType::INFORMATIONAL, false, id, &payloads) {
-            self.transmit_to(self.local, self.remote, message);
+        if let Ok(sealed) = self.seal(ExchangeType::INFORMATIONAL, false, id, &payloads) {
+            self.transmit(self.local, self.remote, &sealed.datagrams);
         }
     }
 

@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use mitregate_wire::ike::{
     ExchangeType, Header, KeyExchange, KeyExchangeId, Message, Notify, NotifyType, PORT,
     PORT_NAT_T, ParseError, Payload,
@@ -68,7 +69,7 @@ impl IkeSa {
         // RFC 7296 §2.2: with a cookie or another group it is message 0 again.
         self.next_request = 0;
         self.phase = Phase::Init(Box::new(init));
-        self.transmit_request(ExchangeType::IKE_SA_INIT, Purpose::Init, message, cx)
+        self.transmit_request(ExchangeType::IKE_SA_INIT, Purpose::Init, vec![message], cx)
     }
 
     /// What request and response have in common, from KE on; `peer` is what a responder has seen.
@@ -95,6 +96,11 @@ impl IkeSa {
             force,
             cx.rng,
         ));
+        // RFC 7383 §2.3: a responder says so only to an initiator that did.
+        let announce = self.config.fragmentation.mode.announces();
+        if announce && (peer.is_none() || self.fragmentation) {
+            payloads.push(notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED));
+        }
         payloads.extend(vendor_ids(&self.config, peer));
         // RFC 6023 §3: the responder announces it.
         if peer.is_some() && self.config.childless != Childless::Never {
@@ -164,6 +170,7 @@ impl IkeSa {
         self.vendor = Vendor::of(payloads);
         self.peer_childless =
             find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some();
+        self.settle_fragmentation(payloads);
         let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
         let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
         self.settle_encap(detected, plain_esp);
@@ -172,7 +179,7 @@ impl IkeSa {
         }
         let auth = Auth {
             nonces,
-            own_message: request.message,
+            own_message: request.datagrams.concat(),
             peer_message: bytes.to_vec(),
         };
         if let Err(reason) = self
@@ -237,6 +244,13 @@ impl IkeSa {
         let keys = Keys::new(schedule, suite, self.side).ok_or(Reason::Resources("keys"))?;
         self.keys = Some(keys);
         Ok(())
+    }
+
+    /// RFC 7383 §2.3: used where both sides have said so.
+    fn settle_fragmentation(&mut self, peer: &[Payload]) {
+        let supported = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
+        self.fragmentation =
+            self.config.fragmentation.mode.announces() && find_notify(peer, supported).is_some();
     }
 
     /// Plain ESP or UDP, from what NAT detection saw; `plain_esp`: both sides announced it.
@@ -341,6 +355,7 @@ pub(super) fn respond(
     let detected = nat::detect(header.spi_i, header.spi_r, local, remote, payloads);
     sa.spi_r = random_ike_spi(cx.rng);
     sa.vendor = Vendor::of(payloads);
+    sa.settle_fragmentation(payloads);
     let plain_esp = offers_plain_esp(&sa.config, Some(sa.vendor));
     sa.settle_encap(detected, plain_esp);
     let nonces = Nonces {
@@ -362,8 +377,10 @@ pub(super) fn respond(
         peer_message: bytes.to_vec(),
     }));
     sa.expires = Some(cx.now + HALF_OPEN);
-    sa.remember_answer(0, bytes, response, local, remote)
-        .map_err(fail)?;
+    let response = vec![response];
+    sa.transmit(local, remote, &response);
+    let request = digest::digest(&digest::SHA256, bytes);
+    sa.remember_answer(0, request, 1, response).map_err(fail)?;
     Ok(sa)
 }
 

@@ -3,6 +3,7 @@
 mod auth;
 mod child;
 mod configuration;
+mod fragment;
 mod grant;
 mod informational;
 mod init;
@@ -27,6 +28,7 @@ use crate::{Ctx, Directory, Discard, Encap, Identity, IkeConfig, Nat, Output, Re
 use child::Child;
 use configuration::Configured;
 pub use configuration::{Assigned, Leases, NoLeases};
+use fragment::Reassembly;
 use window::{Answered, Request, Task};
 
 /// How long an IKE SA that is over still answers retransmissions.
@@ -95,6 +97,9 @@ pub struct IkeSa {
     cp: Configured,
     nat: Nat,
     encap: Encap,
+    /// Both sides announced RFC 7383.
+    fragmentation: bool,
+    reassembly: Reassembly,
 
     /// Message ID of our next request.
     next_request: u32,
@@ -181,6 +186,8 @@ impl IkeSa {
             cp: Configured::default(),
             nat: Nat::default(),
             encap: Encap::Esp,
+            fragmentation: false,
+            reassembly: Reassembly::default(),
             next_request: 0,
             outstanding: None,
             tasks: VecDeque::new(),
@@ -247,7 +254,9 @@ impl IkeSa {
         if !fits {
             return Err(Discard::Unexpected);
         }
-        let payloads = self.open(message)?;
+        let Some(opened) = self.open(message, cx.now)? else {
+            return Ok(());
+        };
         self.follow(local, remote);
 
         let half_open = match core::mem::replace(&mut self.phase, Phase::Established) {
@@ -261,34 +270,35 @@ impl IkeSa {
             Some(_) => Fate::Fails(reason),
             None => Fate::Ends(reason),
         };
-        let (answer, fate) = match (payloads, half_open.as_deref()) {
+        let (answer, fate) = match (&opened.payloads, half_open.as_deref()) {
             // RFC 7296 §2.21.3: fatal for both sides, without a Delete.
             (Err(error), _) => (
                 vec![message::notify(NotifyType::INVALID_SYNTAX)],
-                fails(error.into()),
+                fails((*error).into()),
             ),
-            (Ok(payloads), half_open_state) => match (unknown_critical(&payloads), half_open_state)
-            {
-                // RFC 7296 §2.5, §2.21.3: this request alone is refused; §2.21.2: IKE_AUTH as a
-                // whole.
-                (Some(kind), state) => {
-                    let data = [kind.0];
-                    let refusal =
-                        message::notify_data(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, &data);
-                    let fate = match state {
-                        Some(_) => Fate::Fails(Reason::UnsupportedCritical(kind)),
-                        None => Fate::GoesOn,
-                    };
-                    (vec![refusal], fate)
+            (Ok(payloads), half_open_state) => {
+                match (unknown_critical(payloads), half_open_state) {
+                    // RFC 7296 §2.5, §2.21.3: this request alone is refused; §2.21.2: IKE_AUTH as a
+                    // whole.
+                    (Some(kind), state) => {
+                        let data = [kind.0];
+                        let refusal =
+                            message::notify_data(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, &data);
+                        let fate = match state {
+                            Some(_) => Fate::Fails(Reason::UnsupportedCritical(kind)),
+                            None => Fate::GoesOn,
+                        };
+                        (vec![refusal], fate)
+                    }
+                    (None, Some(state)) => self.answer_auth(state, payloads, local, remote, cx),
+                    (None, None) if header.exchange == ExchangeType::CREATE_CHILD_SA => {
+                        self.answer_create_child(payloads, cx)
+                    }
+                    (None, None) => self.answer_informational(payloads),
                 }
-                (None, Some(state)) => self.answer_auth(state, &payloads, local, remote, cx),
-                (None, None) if header.exchange == ExchangeType::CREATE_CHILD_SA => {
-                    self.answer_create_child(&payloads, cx)
-                }
-                (None, None) => self.answer_informational(&payloads),
-            },
+            }
         };
-        let fate = match self.respond_to(header, &answer, local, remote, message) {
+        let fate = match self.respond_to(header, &answer, local, remote, &opened) {
             Ok(()) => fate,
             Err(reason) => fails(reason),
         };
@@ -319,18 +329,19 @@ impl IkeSa {
             let response = Message::parse(message)?;
             return self.handle_init_response(&response, local, remote, message, cx);
         }
-        let payloads = self.open(message)?;
+        let Some(opened) = self.open(message, cx.now)? else {
+            return Ok(());
+        };
         self.follow(local, remote);
         let Some(request) = self.outstanding.take() else {
             return Err(Discard::Unexpected);
         };
-        let payloads =
-            payloads
-                .map_err(Reason::from)
-                .and_then(|payloads| match unknown_critical(&payloads) {
-                    Some(kind) => Err(Reason::UnsupportedCritical(kind)),
-                    None => Ok(payloads),
-                });
+        let payloads = opened.payloads.map_err(Reason::from).and_then(|payloads| {
+            match unknown_critical(&payloads) {
+                Some(kind) => Err(Reason::UnsupportedCritical(kind)),
+                None => Ok(payloads),
+            }
+        });
         match payloads {
             Ok(payloads) => self.finish_request(request, &payloads, cx),
             Err(reason) => self.give_up_on(reason, cx),
@@ -360,6 +371,7 @@ impl IkeSa {
             }
             return;
         }
+        self.reassembly.expire(cx.now);
         self.retransmit(cx);
         self.start_tasks(cx);
     }
@@ -372,7 +384,10 @@ impl IkeSa {
             (None, Phase::Established) => self.tasks.iter().map(|task| task.not_before).min(),
             _ => None,
         };
-        [request, task, self.expires].into_iter().flatten().min()
+        [request, task, self.expires, self.reassembly.timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to do.
@@ -433,6 +448,7 @@ impl IkeSa {
         self.tasks.clear();
         self.children.clear();
         self.keys = None;
+        self.reassembly.clear();
         for spi in self.unborn.drain(..) {
             cx.spis.release(spi);
         }

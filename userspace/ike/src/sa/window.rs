@@ -8,7 +8,7 @@ use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{ExchangeType, Header, NotifyType, Payload};
 
 use super::child::Wanted;
-use super::message::find_notify;
+use super::message::{Opened, find_notify};
 use super::{IkeSa, Phase};
 use crate::{Ctx, Output, Reason};
 
@@ -26,7 +26,8 @@ pub(super) struct Request {
     pub(super) id: u32,
     pub(super) exchange: ExchangeType,
     pub(super) purpose: Purpose,
-    pub(super) message: Vec<u8>,
+    /// In its final form: one, or all fragments.
+    pub(super) datagrams: Vec<Vec<u8>>,
     /// Transmissions so far, less one.
     attempt: u32,
     pub(super) due: Duration,
@@ -79,8 +80,12 @@ pub(super) enum Work {
 /// The peer's last request, and what we said.
 pub(super) struct Answered {
     id: u32,
+    /// Of the request, or of its first fragment.
     request: digest::Digest,
-    response: Vec<u8>,
+    /// Fragments of the request.
+    total: u16,
+    /// In its final form: one, or all fragments.
+    response: Vec<Vec<u8>>,
     /// Transmissions, less one.
     repeats: u8,
 }
@@ -94,8 +99,8 @@ impl IkeSa {
         payloads: &[Payload],
         cx: &mut Ctx<'_>,
     ) -> Result<(), Reason> {
-        let message = self.seal(exchange, false, self.next_request, payloads)?;
-        self.transmit_request(exchange, purpose, message, cx)
+        let sealed = self.seal(exchange, false, self.next_request, payloads)?;
+        self.transmit_request(exchange, purpose, sealed.datagrams, cx)
     }
 
     /// Sends a request that is in its final form.
@@ -103,18 +108,18 @@ impl IkeSa {
         &mut self,
         exchange: ExchangeType,
         purpose: Purpose,
-        message: Vec<u8>,
+        datagrams: Vec<Vec<u8>>,
         cx: &mut Ctx<'_>,
     ) -> Result<(), Reason> {
         let id = self.next_request;
         // RFC 7296 §2.2: message IDs do not wrap.
         self.next_request = id.checked_add(1).ok_or(Reason::Resources("message IDs"))?;
-        self.transmit(message.clone());
+        self.transmit(self.local, self.remote, &datagrams);
         self.outstanding = Some(Request {
             id,
             exchange,
             purpose,
-            message,
+            datagrams,
             attempt: 0,
             due: cx.now + self.config.retransmit.wait(0, cx.rng),
             refusal: None,
@@ -122,16 +127,18 @@ impl IkeSa {
         Ok(())
     }
 
-    fn transmit(&mut self, message: Vec<u8>) {
-        self.transmit_to(self.local, self.remote, message);
-    }
-
-    pub(super) fn transmit_to(&mut self, local: SocketAddr, remote: SocketAddr, message: Vec<u8>) {
-        self.outputs.push_back(Output::Transmit {
-            local,
-            remote,
-            message,
-        });
+    pub(super) fn transmit(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        datagrams: &[Vec<u8>],
+    ) {
+        self.outputs
+            .extend(datagrams.iter().map(|message| Output::Transmit {
+                local,
+                remote,
+                message: message.clone(),
+            }));
     }
 
     /// Repeats the request under way if it is due, or gives it up.
@@ -157,9 +164,13 @@ impl IkeSa {
         }
         request.attempt += 1;
         request.due = cx.now + settings.wait(request.attempt, cx.rng);
-        let message = request.message.clone();
+        let datagrams = core::mem::take(&mut request.datagrams);
         tracing::debug!(connection = self.config.name, "repeating a request");
-        self.transmit(message);
+        // RFC 7383 §2.6.1: all fragments, as nobody knows which one was lost.
+        self.transmit(self.local, self.remote, &datagrams);
+        if let Some(request) = &mut self.outstanding {
+            request.datagrams = datagrams;
+        }
     }
 
     /// Notes a refusal that anybody may have sent: it counts only if nothing better comes soon.
@@ -179,7 +190,8 @@ impl IkeSa {
     }
 
     /// Answers the request that was answered last, if this is it once more: byte for byte, lest a
-    /// forged message ID get anything out of us.
+    /// forged message ID get anything out of us. Of a fragmented one the first fragment counts, and
+    /// alone (RFC 7383 §2.6.1).
     pub(super) fn answer_again(
         &mut self,
         id: u32,
@@ -187,20 +199,22 @@ impl IkeSa {
         remote: SocketAddr,
         message: &[u8],
     ) -> bool {
-        let half_open = matches!(self.phase, Phase::HalfOpen(_));
-        let again = self.answered.as_mut().filter(|answered| {
-            answered.id == id
-                && answered.request.as_ref() == digest::digest(&digest::SHA256, message).as_ref()
-        });
-        let Some(answered) = again else {
+        let Some(answered) = self.answered.as_ref().filter(|answered| answered.id == id) else {
             return false;
         };
-        if half_open && answered.repeats == HALF_OPEN_REPEATS {
-            return true;
+        let same = answered.request.as_ref() == digest::digest(&digest::SHA256, message).as_ref();
+        if !same && !self.is_cut_shorter(message, answered.total) {
+            return false;
         }
-        answered.repeats = answered.repeats.saturating_add(1);
-        let response = answered.response.clone();
-        self.transmit_to(local, remote, response);
+        let half_open = matches!(self.phase, Phase::HalfOpen(_));
+        let Some(mut answered) = self.answered.take() else {
+            return false;
+        };
+        if !half_open || answered.repeats < HALF_OPEN_REPEATS {
+            answered.repeats = answered.repeats.saturating_add(1);
+            self.transmit(local, remote, &answered.response);
+        }
+        self.answered = Some(answered);
         true
     }
 
@@ -211,28 +225,33 @@ impl IkeSa {
         payloads: &[Payload],
         local: SocketAddr,
         remote: SocketAddr,
-        request: &[u8],
+        request: &Opened,
     ) -> Result<(), Reason> {
         let response = self.seal(header.exchange, true, header.message_id, payloads)?;
-        self.remember_answer(header.message_id, request, response, local, remote)
+        self.transmit(local, remote, &response.datagrams);
+        self.remember_answer(
+            header.message_id,
+            request.digest,
+            request.total,
+            response.datagrams,
+        )
     }
 
-    /// Sends a response that is in its final form, and keeps it.
+    /// Keeps a response that is in its final form, and was sent. `total`: fragments of the request.
     pub(super) fn remember_answer(
         &mut self,
         id: u32,
-        request: &[u8],
-        response: Vec<u8>,
-        local: SocketAddr,
-        remote: SocketAddr,
+        request: digest::Digest,
+        total: u16,
+        response: Vec<Vec<u8>>,
     ) -> Result<(), Reason> {
         self.answered = Some(Answered {
             id,
-            request: digest::digest(&digest::SHA256, request),
-            response: response.clone(),
+            request,
+            total,
+            response,
             repeats: 0,
         });
-        self.transmit_to(local, remote, response);
         self.expected = id.checked_add(1).ok_or(Reason::Resources("message IDs"))?;
         Ok(())
     }

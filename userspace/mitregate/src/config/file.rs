@@ -149,6 +149,11 @@ pub struct Connection {
     pub retransmit_base: Option<f64>,
     /// Longest wait between two.
     pub retransmit_limit: Option<String>,
+    /// Of IKE messages (RFC 7383): `yes`, `accept`, `force` or `no`.
+    #[serde(default = "yes")]
+    pub fragmentation: String,
+    /// Bytes of the largest IP datagram that a message is sent in whole.
+    pub fragment_size: Option<usize>,
     /// Silence after which the peer is asked for a sign of life; `0s`: never.
     pub dpd_delay: Option<String>,
     /// Between keepalives behind a NAT; `0s`: none.
@@ -246,6 +251,10 @@ pub struct Secret {
 
 fn auto() -> String {
     "auto".into()
+}
+
+fn yes() -> String {
+    "yes".into()
 }
 
 fn none() -> String {

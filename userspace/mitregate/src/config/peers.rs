@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, Childless, ConnectionConfig, Dynamic, EncapMode, EspProposal, GateConfig,
-    IdPattern, Identity, IkeProposal, LocalAuth, Psk, RemoteAuth, Retransmit, Role, StartAction,
-    Unique,
+    ChildConfig, Childless, ConnectionConfig, Dynamic, EncapMode, EspProposal, Fragmentation,
+    FragmentationMode, GateConfig, IdPattern, Identity, IkeProposal, LocalAuth, Psk, RemoteAuth,
+    Retransmit, Role, StartAction, Unique,
 };
 use mitregate_wire::TrafficSelector;
 
@@ -191,6 +191,7 @@ fn connection(
     };
     let gate = gate(check, &at.key("gate"), &connection.gate, role?);
     let retransmit = retransmit(check, at, connection);
+    let fragmentation = fragmentation(check, at, connection);
     if connection.children.is_empty() {
         check.error(
             &at.key("children"),
@@ -267,6 +268,7 @@ fn connection(
         proposals,
         encap: encap?,
         retransmit,
+        fragmentation: fragmentation?,
         gate,
         children,
         reauth_time,
@@ -413,6 +415,27 @@ fn retransmit(check: &mut Check<'_>, at: &FieldPath, from: &file::Connection) ->
         }
     }
     config
+}
+
+fn fragmentation(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    from: &file::Connection,
+) -> Option<Fragmentation> {
+    let words = [
+        ("yes", FragmentationMode::Yes),
+        ("accept", FragmentationMode::Accept),
+        ("force", FragmentationMode::Yes),
+        ("no", FragmentationMode::No),
+    ];
+    let mode = check.word(&at.key("fragmentation"), &from.fragmentation, &words)?;
+    let size = from.fragment_size.unwrap_or(Fragmentation::DEFAULT_SIZE);
+    let (min, max) = (Fragmentation::MIN_SIZE, Fragmentation::MAX_SIZE);
+    if !(min..=max).contains(&size) {
+        let message = format!("is not within {min} to {max} bytes");
+        check.error(&at.key("fragment_size"), message);
+    }
+    Some(Fragmentation { mode, size })
 }
 
 fn child(

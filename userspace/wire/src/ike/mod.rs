@@ -68,6 +68,9 @@ pub enum ParseError {
     /// RFC 7296 §3.14.
     #[error("encrypted payload is not the last one")]
     BadEncrypted,
+    /// A fragment number that is zero, or larger than their total (RFC 7383 §2.6).
+    #[error("fragment number outside 1..=total")]
+    BadFragment,
     /// More than a 16-bit length, or an 8-bit count, can say.
     #[error("too long for its length field")]
     TooLong,

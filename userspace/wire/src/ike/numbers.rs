@@ -67,6 +67,8 @@ registry! {
         ENCRYPTED = 46,
         CONFIGURATION = 47,
         EAP = 48,
+        /// Encrypted and Authenticated Fragment, "SKF" (RFC 7383 §2.5).
+        ENCRYPTED_FRAGMENT = 53,
     }
 }
 
@@ -223,6 +225,8 @@ registry! {
         CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// RFC 7427 §4.
         SIGNATURE_HASH_ALGORITHMS = 16431,
+        /// RFC 7383 §2.3.
+        IKEV2_FRAGMENTATION_SUPPORTED = 16430,
         /// draft-ietf-ipsecme-encrypted-esp-ping: no number is assigned yet, this is ours
         /// from the private range. It means something only beside our vendor ID.
         ENCRYPTED_PING_SUPPORTED = 0xA4E5,

@@ -47,6 +47,17 @@ pub enum Payload {
         /// Initialization vector, ciphertext, integrity check value.
         body: Vec<u8>,
     },
+    /// SKF, RFC 7383 §2.5: always the last payload of a message.
+    EncryptedFragment {
+        /// Type of the first payload inside the whole message, in its first fragment; else NONE.
+        first: PayloadType,
+        /// Counts from 1.
+        number: u16,
+        /// Of how many.
+        total: u16,
+        /// As of SK.
+        body: Vec<u8>,
+    },
     /// CP, §3.15.
     Configuration(Configuration),
     /// EAP, §3.16: its message, unread.
@@ -192,6 +203,7 @@ impl Payload {
             Self::TsI(_) => PayloadType::TS_I,
             Self::TsR(_) => PayloadType::TS_R,
             Self::Encrypted { .. } => PayloadType::ENCRYPTED,
+            Self::EncryptedFragment { .. } => PayloadType::ENCRYPTED_FRAGMENT,
             Self::Configuration(_) => PayloadType::CONFIGURATION,
             Self::Eap(_) => PayloadType::EAP,
             Self::Unknown { kind, .. } => *kind,
@@ -279,6 +291,16 @@ impl Payload {
             Self::Delete(delete) => emit_delete(delete, out)?,
             Self::TsI(list) | Self::TsR(list) => selectors::emit(list, out)?,
             Self::Configuration(configuration) => emit_configuration(configuration, out)?,
+            Self::EncryptedFragment {
+                number,
+                total,
+                body,
+                ..
+            } => {
+                out.extend_from_slice(&number.to_be_bytes());
+                out.extend_from_slice(&total.to_be_bytes());
+                out.extend_from_slice(body);
+            }
             Self::VendorId(body)
             | Self::Eap(body)
             | Self::Encrypted { body, .. }
@@ -297,13 +319,13 @@ pub fn parse_payloads(first: PayloadType, bytes: &[u8]) -> Result<Vec<Payload>, 
         let next = PayloadType(reader.u8()?);
         let critical = reader.u8()? & CRITICAL != 0;
         let body = reader.substructure()?.0;
-        if kind == PayloadType::ENCRYPTED {
+        if matches!(
+            kind,
+            PayloadType::ENCRYPTED | PayloadType::ENCRYPTED_FRAGMENT
+        ) {
             // Its Next Payload is that of the first payload inside, so the chain ends here.
             reader.end(ParseError::BadEncrypted)?;
-            payloads.push(Payload::Encrypted {
-                first: next,
-                body: body.to_vec(),
-            });
+            payloads.push(parse_encrypted(kind, next, body)?);
             return Ok(payloads);
         }
         payloads.push(Payload::parse(kind, critical, body)?);
@@ -318,8 +340,12 @@ pub fn emit_payloads(payloads: &[Payload], out: &mut Vec<u8>) -> Result<(), Pars
     for (index, payload) in payloads.iter().enumerate() {
         let start = out.len();
         let next = match (payload, payloads.get(index + 1)) {
-            (Payload::Encrypted { first, .. }, None) => *first,
-            (Payload::Encrypted { .. }, Some(_)) => return Err(ParseError::BadEncrypted),
+            (Payload::Encrypted { first, .. } | Payload::EncryptedFragment { first, .. }, None) => {
+                *first
+            }
+            (Payload::Encrypted { .. } | Payload::EncryptedFragment { .. }, Some(_)) => {
+                return Err(ParseError::BadEncrypted);
+            }
             (_, Some(next)) => next.kind(),
             (_, None) => PayloadType::NONE,
         };
@@ -329,6 +355,31 @@ pub fn emit_payloads(payloads: &[Payload], out: &mut Vec<u8>) -> Result<(), Pars
         emit_u16_len(out, start + 2, start)?;
     }
     Ok(())
+}
+
+/// SK or SKF, by `kind`.
+fn parse_encrypted(
+    kind: PayloadType,
+    first: PayloadType,
+    body: &[u8],
+) -> Result<Payload, ParseError> {
+    if kind == PayloadType::ENCRYPTED {
+        let body = body.to_vec();
+        return Ok(Payload::Encrypted { first, body });
+    }
+    let mut reader = Reader(body);
+    let number = reader.u16()?;
+    let total = reader.u16()?;
+    // RFC 7383 §2.5: both count from 1; §2.6: what does not fit is dropped.
+    if number == 0 || number > total {
+        return Err(ParseError::BadFragment);
+    }
+    Ok(Payload::EncryptedFragment {
+        first,
+        number,
+        total,
+        body: reader.0.to_vec(),
+    })
 }
 
 fn parse_id(mut reader: Reader<'_>) -> Result<Identification, ParseError> {

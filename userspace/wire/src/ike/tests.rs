@@ -118,10 +118,27 @@ fn payload() -> impl Strategy<Value = Payload> {
             Payload::Configuration(Configuration { kind, attributes })
         }),
         bytes(40).prop_map(Payload::Eap),
-        (49_u8..=255, any::<bool>(), bytes(40)).prop_map(|(kind, critical, body)| {
+        (54_u8..=255, any::<bool>(), bytes(40)).prop_map(|(kind, critical, body)| {
             Payload::Unknown {
                 kind: PayloadType(kind),
                 critical,
+                body,
+            }
+        }),
+    ]
+}
+
+fn encrypted() -> impl Strategy<Value = Payload> {
+    prop_oneof![
+        (any::<u8>(), bytes(60)).prop_map(|(first, body)| Payload::Encrypted {
+            first: PayloadType(first),
+            body,
+        }),
+        (any::<u8>(), 1_u16.., any::<u16>(), bytes(60)).prop_map(|(first, number, more, body)| {
+            Payload::EncryptedFragment {
+                first: PayloadType(first),
+                number,
+                total: number.saturating_add(more),
                 body,
             }
         }),
@@ -137,11 +154,9 @@ prop_compose! {
         response: bool,
         message_id: u32,
         mut payloads in vec(payload(), 0..8),
-        encrypted in proptest::option::of((any::<u8>(), bytes(60))),
+        encrypted in proptest::option::of(encrypted()),
     ) -> Message {
-        if let Some((first, body)) = encrypted {
-            payloads.push(Payload::Encrypted { first: PayloadType(first), body });
-        }
+        payloads.extend(encrypted);
         Message {
             spi_i: IkeSpi(spi_i),
             spi_r: IkeSpi(spi_r),
@@ -272,6 +287,31 @@ fn an_sa_payload_byte_by_byte() {
     assert_eq!(Transform::esn(EsnId::ESN).key_bits(), Ok(None));
     let aes = Transform::encryption(EncryptionId::AES_GCM_16, Some(256));
     assert_eq!(aes.key_bits(), Ok(Some(256)));
+}
+
+/// RFC 7383 §2.5: fragment 2 of 3; both numbers come before what would be the SK payload's body.
+#[test]
+fn a_fragment_byte_by_byte() {
+    let fragment = |number, total| {
+        of(vec![Payload::EncryptedFragment {
+            first: PayloadType::NONE,
+            number,
+            total,
+            body: vec![9, 8, 7],
+        }])
+    };
+    let bytes = fragment(2, 3).emit().unwrap();
+    assert_eq!(bytes[16], 53);
+    assert_eq!(bytes[HEADER_LEN..], [0, 0, 0, 11, 0, 2, 0, 3, 9, 8, 7]);
+    assert_eq!(Message::parse(&bytes), Ok(fragment(2, 3)));
+    // §2.6: both are at least 1, and the number is not above the total.
+    for (number, total) in [(0, 0), (0, 1), (2, 1), (65_535, 65_534)] {
+        let bytes = fragment(number, total).emit().unwrap();
+        assert_eq!(Message::parse(&bytes), Err(ParseError::BadFragment));
+    }
+    let fragment = fragment(1, 1).payloads.remove(0);
+    let message = of(vec![fragment, Payload::VendorId(vec![])]);
+    assert_eq!(message.emit(), Err(ParseError::BadEncrypted));
 }
 
 #[test]

@@ -405,7 +405,11 @@ fn request(world: &mut World, exchange: ExchangeType, payloads: &[Payload]) -> V
         .unwrap();
     assert!(world.step(Duration::MAX));
     let answer = world.net.pop().map(|packet| packet.bytes);
-    let answer = answer.map(|bytes| world.hosts[CLIENT].sas[0].open(&bytes).unwrap().unwrap());
+    let now = world.now;
+    let answer = answer.map(|bytes| {
+        let opened = world.hosts[CLIENT].sas[0].open(&bytes, now).unwrap();
+        opened.unwrap().payloads.unwrap()
+    });
     world.call(CLIENT, |sa, _| sa.outstanding = None);
     answer.unwrap()
 }

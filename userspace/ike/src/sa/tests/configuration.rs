@@ -195,7 +195,9 @@ fn informational(payload: Payload) -> Vec<Payload> {
         .find(|packet| packet.to == CLIENT)
         .map(|packet| packet.bytes.clone())
         .unwrap();
-    world.hosts[CLIENT].sas[0].open(&answer).unwrap().unwrap()
+    let now = world.now;
+    let opened = world.hosts[CLIENT].sas[0].open(&answer, now).unwrap();
+    opened.unwrap().payloads.unwrap()
 }
 
 /// RFC 7296 §3.15: CFG_SET is answered by CFG_ACK, here with nothing accepted.

@@ -4,7 +4,7 @@ use super::*;
 
 /// Connect, rekey, delete the old one, rekey from the other side, close: and after each step both
 /// ends agree.
-fn life(world: &mut World) {
+pub(super) fn life(world: &mut World) {
     world.connect();
     world.settle();
     world.assert_connected();
@@ -70,7 +70,7 @@ fn a_bad_network() {
 
 /// With 20 % loss each way a request and its response fail together in 36 of 100 tries, 13 tries
 /// in a row in 2 of a million: but a Delete of an IKE SA is only tried four times.
-fn life_until_close(world: &mut World) {
+pub(super) fn life_until_close(world: &mut World) {
     life(world);
     assert!(world.hosts[SERVER].sas.is_empty());
     assert!(world.hosts[SERVER].spis.used.is_empty());

@@ -4,6 +4,7 @@ mod bad_input;
 mod children;
 mod configuration;
 mod faults;
+mod fragments;
 mod handshake;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,7 @@ fn config(name: &str, local: &str, remote: &str) -> IkeConfig {
         children: Vec::new(),
         encap: EncapMode::Auto,
         retransmit: Retransmit::default(),
+        fragmentation: Fragmentation::default(),
         announce: Announce::default(),
         vips: Vec::new(),
         assigns: false,
