@@ -2,10 +2,11 @@
 
 use mitregate_esp::{CipherSuite, SaKey};
 use mitregate_wire::ike::{IkeSpi, ParseError};
+use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::crypto::{Forged, ICV_LEN, IV_LEN, Secret, SkKey};
-use crate::proposal::{IkeSuite, Prf};
+use crate::crypto::{Forged, Secret, SkKey};
+use crate::proposal::{AesBits, IkeCipher, IkeSuite, Integrity, Prf};
 
 /// RFC 7296 §2.15: keeps a shared key of the user's from being used raw.
 const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
@@ -36,10 +37,12 @@ impl Side {
     }
 }
 
-/// The secrets of one IKE SA. An AEAD has no SK_ai and SK_ar (RFC 5282 §7.1).
+/// The secrets of one IKE SA. An AEAD has no SK_ai and SK_ar (RFC 5282 §7.1): they are empty.
 pub(crate) struct KeySchedule {
     prf: Prf,
     sk_d: Secret,
+    sk_ai: Secret,
+    sk_ar: Secret,
     sk_ei: Secret,
     sk_er: Secret,
     sk_pi: Secret,
@@ -55,27 +58,84 @@ impl KeySchedule {
         spi_i: IkeSpi,
         spi_r: IkeSpi,
     ) -> Self {
-        let prf = suite.prf;
-        let skeyseed = prf.compute(&[nonces.i.as_slice(), &nonces.r].concat(), &[shared]);
+        let key = [nonces.i.as_slice(), &nonces.r].concat();
+        let skeyseed = suite.prf.compute(&key, &[shared]);
+        Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
+    }
+
+    #[allow(dead_code)]
+    /// The next keys of the same IKE SA, after an additional key exchange gave `shared`
+    /// (RFC 9370 §2.2.2).
+    pub(crate) fn update(
+        &self,
+        suite: IkeSuite,
+        shared: &[u8],
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+    ) -> Self {
+        let skeyseed = self
+            .prf
+            .compute(&self.sk_d, &[shared, &nonces.i, &nonces.r]);
+        Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
+    }
+
+    #[allow(dead_code)]
+    /// The keys of a new IKE SA that replaces this one, `suite` and SPIs being the new one's
+    /// (RFC 7296 §2.18, RFC 9370 §2.2.4): the PRF for SKEYSEED is the old one's.
+    pub(crate) fn rekey(
+        &self,
+        suite: IkeSuite,
+        shared: &SharedSecrets,
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+    ) -> Self {
+        let skeyseed = self.prf.compute(&self.sk_d, &shared.seed(nonces));
+        Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
+    }
+
+    fn expand(
+        suite: IkeSuite,
+        skeyseed: &[u8],
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+    ) -> Self {
+        let (prf, cipher) = (suite.prf, suite.cipher);
         let seed: [&[u8]; 4] = [&nonces.i, &nonces.r, &spi_i.0, &spi_r.0];
-        let (p, e) = (prf.len(), suite.cipher.keymat_len());
-        let stream = prf.plus(&skeyseed, &seed, 3 * p + 2 * e);
-        let part = |start: usize, len: usize| Secret::new(stream[start..start + len].to_vec());
+        let (p, a, e) = (prf.len(), cipher.integrity_key_len(), cipher.key_len());
+        let stream = prf.plus(skeyseed, &seed, 3 * p + 2 * a + 2 * e);
+        let mut at = 0;
+        let mut next = |len: usize| {
+            at += len;
+            Secret::new(stream[at - len..at].to_vec())
+        };
         Self {
             prf,
-            sk_d: part(0, p),
-            sk_ei: part(p, e),
-            sk_er: part(p + e, e),
-            sk_pi: part(p + 2 * e, p),
-            sk_pr: part(2 * p + 2 * e, p),
+            sk_d: next(p),
+            sk_ai: next(a),
+            sk_ar: next(a),
+            sk_ei: next(e),
+            sk_er: next(e),
+            sk_pi: next(p),
+            sk_pr: next(p),
         }
     }
 
-    /// SK_ei or SK_er: key and salt of what `side` sends.
+    /// SK_ei or SK_er: what `side` encrypts with, an AEAD's salt included.
     pub(crate) const fn sk_e(&self, side: Side) -> &Secret {
         match side {
             Side::Initiator => &self.sk_ei,
             Side::Responder => &self.sk_er,
+        }
+    }
+
+    /// SK_ai or SK_ar.
+    pub(crate) const fn sk_a(&self, side: Side) -> &Secret {
+        match side {
+            Side::Initiator => &self.sk_ai,
+            Side::Responder => &self.sk_ar,
         }
     }
 
@@ -103,20 +163,48 @@ impl KeySchedule {
         self.prf.compute(&key, &[octets])
     }
 
-    /// KEYMAT of a CHILD_SA, RFC 7296 §2.17: the key of what the initiator of the *exchange*
-    /// sends, then of what its responder sends. `shared` is that of a key exchange of its own.
+    /// KEYMAT of a CHILD_SA, RFC 7296 §2.17 and RFC 9370 §2.2.4: the key of what the initiator of
+    /// the *exchange* sends, then of what its responder sends. `shared` is what its own key
+    /// exchanges gave, if there were any.
     pub(crate) fn child(
         &self,
         cipher: CipherSuite,
-        shared: Option<&[u8]>,
+        shared: &SharedSecrets,
         nonces: &Nonces,
     ) -> Option<(SaKey, SaKey)> {
         let len = cipher.keymat_len();
-        let seed: [&[u8]; 3] = [shared.unwrap_or_default(), &nonces.i, &nonces.r];
-        let keymat = self.prf.plus(&self.sk_d, &seed, 2 * len);
+        let keymat = self.prf.plus(&self.sk_d, &shared.seed(nonces), 2 * len);
         let (i, r) = keymat.split_at_checked(len)?;
         let key = |bytes| SaKey::from_keymat(cipher, bytes).ok();
         Some((key(i)?, key(r)?))
+    }
+}
+
+/// What the key exchanges of one CREATE_CHILD_SA gave: SK(0), and SK(1) to SK(n) of the additional
+/// ones (RFC 9370 §2.2.4). Empty without any.
+#[derive(Default)]
+pub(crate) struct SharedSecrets(Vec<Secret>);
+
+impl SharedSecrets {
+    #[allow(dead_code)]
+    /// Takes in the next one.
+    pub(crate) fn push(&mut self, secret: Secret) {
+        self.0.push(secret);
+    }
+
+    /// SK(0) | Ni | Nr | SK(1) | … | SK(n).
+    fn seed<'a>(&'a self, nonces: &'a Nonces) -> Vec<&'a [u8]> {
+        let (first, rest) = self.0.split_at(self.0.len().min(1));
+        let mut seed = first.iter().map(|s| s.as_slice()).collect::<Vec<_>>();
+        seed.extend([nonces.i.as_slice(), &nonces.r]);
+        seed.extend(rest.iter().map(|s| s.as_slice()));
+        seed
+    }
+}
+
+impl From<Option<Secret>> for SharedSecrets {
+    fn from(first: Option<Secret>) -> Self {
+        Self(first.into_iter().collect())
     }
 }
 
@@ -131,9 +219,10 @@ pub(crate) struct Keys {
 impl Keys {
     /// `None` would mean that a cipher does not take keys of its own length.
     pub(crate) fn new(schedule: KeySchedule, suite: IkeSuite, side: Side) -> Option<Self> {
+        let key = |side| SkKey::new(suite.cipher, schedule.sk_e(side), schedule.sk_a(side));
         Some(Self {
-            seal: SkKey::new(suite.cipher, schedule.sk_e(side))?,
-            open: SkKey::new(suite.cipher, schedule.sk_e(side.other()))?,
+            seal: key(side)?,
+            open: key(side.other())?,
             schedule,
             suite,
         })
@@ -141,7 +230,7 @@ impl Keys {
 
     /// Length of what [`Self::seal`] appends for so many bytes: IV, ciphertext with padding, ICV.
     pub(crate) const fn sealed_len(&self, plaintext: usize) -> usize {
-        IV_LEN + plaintext + PAD_LENGTH_LEN + ICV_LEN
+        self.suite.cipher.body_len(plaintext)
     }
 
     /// How many bytes may be sealed so that no more than `sealed` are appended.
@@ -153,14 +242,14 @@ impl Keys {
             .unwrap_or(0)
     }
 
-    /// Appends IV, ciphertext and ICV to `message`, which so far is the associated data. `None`
-    /// only when IVs or memory are used up.
-    pub(crate) fn seal(&mut self, message: &mut Vec<u8>, plaintext: &[u8]) -> Option<()> {
-        let mut padded = Zeroizing::new(Vec::with_capacity(plaintext.len() + PAD_LENGTH_LEN));
-        padded.extend_from_slice(plaintext);
-        // No padding is needed (RFC 5282 §3), so its length is zero.
-        padded.push(0);
-        self.seal.seal(message, padded)
+    /// See [`SkKey::seal`].
+    pub(crate) fn seal(
+        &mut self,
+        message: &mut Vec<u8>,
+        plaintext: &[u8],
+        rng: &mut dyn CryptoRng,
+    ) -> Option<()> {
+        self.seal.seal(message, plaintext, rng)
     }
 
     /// The plaintext of `body` (IV, ciphertext, ICV); the inner error says that whoever has the key
@@ -185,30 +274,55 @@ fn unpad(mut plaintext: Secret) -> Result<Secret, ParseError> {
     Ok(plaintext)
 }
 
-/// Wireshark's names for the ciphers of an IKE SA.
-const fn wireshark_name(cipher: CipherSuite) -> &'static str {
+/// Wireshark's names for a cipher and the integrity beside it.
+const fn wireshark_names(cipher: IkeCipher) -> (&'static str, &'static str) {
     match cipher {
-        CipherSuite::Aes128Gcm16 => "AES-GCM-128 with 16 octet ICV [RFC5282]",
-        CipherSuite::Aes256Gcm16 => "AES-GCM-256 with 16 octet ICV [RFC5282]",
-        CipherSuite::ChaCha20Poly1305 => "ChaCha20/Poly1305 [RFC7634]",
+        IkeCipher::Aead(suite) => (
+            match suite {
+                CipherSuite::Aes128Gcm16 => "AES-GCM-128 with 16 octet ICV [RFC5282]",
+                CipherSuite::Aes256Gcm16 => "AES-GCM-256 with 16 octet ICV [RFC5282]",
+                CipherSuite::ChaCha20Poly1305 => "ChaCha20/Poly1305 [RFC7634]",
+            },
+            "NONE [RFC4306]",
+        ),
+        IkeCipher::AesCbc(bits, integrity) => (
+            match bits {
+                AesBits::Bits128 => "AES-CBC-128 [RFC3602]",
+                AesBits::Bits192 => "AES-CBC-192 [RFC3602]",
+                AesBits::Bits256 => "AES-CBC-256 [RFC3602]",
+            },
+            match integrity {
+                Integrity::HmacSha256 => "HMAC_SHA2_256_128 [RFC4868]",
+                Integrity::HmacSha384 => "HMAC_SHA2_384_192 [RFC4868]",
+                Integrity::HmacSha512 => "HMAC_SHA2_512_256 [RFC4868]",
+            },
+        ),
     }
 }
 
 impl Keys {
-    /// One line of Wireshark's `ikev2_decryption_table`.
+    /// One line of Wireshark's `ikev2_decryption_table`: SPIs, SK_ei, SK_er, the cipher, SK_ai,
+    /// SK_ar, and the integrity algorithm.
     pub(crate) fn wireshark(&self, spi_i: IkeSpi, spi_r: IkeSpi) -> Zeroizing<String> {
-        let cipher = wireshark_name(self.suite.cipher);
+        let (cipher, integrity) = wireshark_names(self.suite.cipher);
         let mut line = Zeroizing::new(String::with_capacity(512));
-        line.push_str(&format!("{spi_i},{spi_r}"));
-        for side in [Side::Initiator, Side::Responder] {
+        let hex = |line: &mut String, secret: &Secret| {
             line.push(',');
-            for byte in self.schedule.sk_e(side).iter() {
+            for byte in secret.iter() {
                 let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
                 line.push(digit(byte >> 4));
                 line.push(digit(byte & 15));
             }
+        };
+        line.push_str(&format!("{spi_i},{spi_r}"));
+        for side in [Side::Initiator, Side::Responder] {
+            hex(&mut line, self.schedule.sk_e(side));
         }
-        line.push_str(&format!(",\"{cipher}\",,,\"NONE [RFC4306]\""));
+        line.push_str(&format!(",\"{cipher}\""));
+        for side in [Side::Initiator, Side::Responder] {
+            hex(&mut line, self.schedule.sk_a(side));
+        }
+        line.push_str(&format!(",\"{integrity}\""));
         line
     }
 }
@@ -217,7 +331,7 @@ impl Keys {
 mod tests {
     use super::*;
     use crate::crypto::hex;
-    use crate::proposal::Group;
+    use crate::proposal::{Additional, Group};
 
     /// NIST's ACVP server, unit test "IKEv2 SHA2-256" of its IKEv2 KDF (SP 800-135): the head of
     /// each key stream.
@@ -247,9 +361,10 @@ mod tests {
         let shared_new = hex("c2987b0767006c3b9aea491bfed1646a3d7194639492b8d45b23b383");
         let spi = |digits| IkeSpi(hex(digits).try_into().unwrap());
         let suite = IkeSuite {
-            cipher: CipherSuite::Aes256Gcm16,
+            cipher: IkeCipher::Aead(CipherSuite::Aes256Gcm16),
             prf: Prf::HmacSha256,
             group: Group::Curve25519,
+            additional: Additional::default(),
         };
         let keys = KeySchedule::derive(
             suite,
@@ -276,7 +391,9 @@ mod tests {
         assert_eq!(stream.len(), 3 * 32 + 2 * 36);
         assert_eq!(stream[..164], dkm);
 
-        let (i, r) = keys.child(CipherSuite::Aes256Gcm16, None, &nonces).unwrap();
+        let (i, r) = keys
+            .child(CipherSuite::Aes256Gcm16, &SharedSecrets::default(), &nonces)
+            .unwrap();
         let child = hex(
             "c725012285d56e53244a9baaaf95abfca543708d333a3f3a86ba660e00edd4d489bcd631819fda04
              13382edd9f53d1ed718e056c2ad91d38de90f06cd434de70141d051c021e7ddd",
@@ -284,7 +401,11 @@ mod tests {
         assert_eq!([i.expose_keymat(), r.expose_keymat()].concat(), child);
 
         let (i, r) = keys
-            .child(CipherSuite::Aes256Gcm16, Some(&shared_new), &nonces)
+            .child(
+                CipherSuite::Aes256Gcm16,
+                &SharedSecrets::from(Some(Zeroizing::new(shared_new))),
+                &nonces,
+            )
             .unwrap();
         let child = hex(
             "140a1f2a3c94318ece6edfa8c63f37d8d45982de8b6cbfe34011150db0253e34de3796d4aa579954
@@ -300,9 +421,10 @@ mod tests {
             r: vec![2; 32],
         };
         let suite = IkeSuite {
-            cipher: CipherSuite::ChaCha20Poly1305,
+            cipher: IkeCipher::Aead(CipherSuite::ChaCha20Poly1305),
             prf: Prf::HmacSha384,
             group: Group::Ecp256,
+            additional: Additional::default(),
         };
         let keys = KeySchedule::derive(suite, &[3; 32], &nonces, IkeSpi([4; 8]), IkeSpi([5; 8]));
         let auth = |side, psk: &[u8], message: &[u8], nonce: &[u8], id: &[u8]| {

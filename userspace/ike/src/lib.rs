@@ -47,7 +47,10 @@ pub use config::{
 };
 pub use cookie::{CookieCheck, CookieJar};
 pub use identity::{IdPattern, Identity};
-pub use proposal::{EspProposal, EspSuite, Group, IkeProposal, IkeSuite, Prf, ProposalError};
+pub use proposal::{
+    Additional, AesBits, EspProposal, EspSuite, Group, IkeCipher, IkeProposal, IkeSuite, Integrity,
+    Prf, ProposalError,
+};
 pub use sa::{Assigned, ChildView, IkeSa, Leases, NoLeases, State};
 
 /// What the state machine takes from outside in each call.

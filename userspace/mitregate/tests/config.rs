@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mitregate::config::Settings;
-use mitregate_control::{Role, StartAction};
+use mitregate_control::{EspProposal, IkeProposal, Role, StartAction};
 
 const CLIENT: &str = r#"[daemon]
 control_socket = "/run/mitregate/client.sock"
@@ -165,8 +165,54 @@ fn the_shortest_server() {
     };
     assert_eq!(any.gate.role, Role::Server);
     assert!(any.remote_id.is_none() && any.remote_addrs.is_empty());
-    assert!(!any.proposals.is_empty() && !any.children[0].esp_proposals.is_empty());
+    let words = |proposals: &[IkeProposal]| {
+        proposals
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(words(&any.proposals), IkeProposal::DEFAULT);
+    assert_eq!(
+        any.children[0].esp_proposals[0].to_string(),
+        EspProposal::DEFAULT[0]
+    );
     assert_eq!(settings.inner.interface, "mg0");
+}
+
+#[test]
+fn proposals_in_swanctls_words() {
+    let files = Files::new();
+    let text = CLIENT
+        .replace(
+            "[\"aes256gcm16-prfsha256-x25519\"]",
+            "[\"aes256gcm16-prfsha384-x25519-ke1_mlkem768\", \"aes256-sha256-modp2048\", \"default\"]",
+        )
+        .replace("[\"aes256gcm16\"]", "[\"default\", \"aes256gcm16-ecp384-ke1_mlkem768-noesn\"]");
+    let settings = files
+        .load(&text)
+        .unwrap_or_else(|errors| panic!("{errors:#?}"));
+    let home = &settings.control.connections[0];
+    let words = home.proposals.iter().map(ToString::to_string);
+    assert_eq!(
+        words.collect::<Vec<_>>(),
+        [
+            "aes256gcm16-prfsha384-x25519-ke1_mlkem768",
+            "aes256-sha256-modp2048",
+            IkeProposal::DEFAULT[0],
+            IkeProposal::DEFAULT[1],
+        ]
+    );
+    let words = home.children[0]
+        .esp_proposals
+        .iter()
+        .map(ToString::to_string);
+    assert_eq!(
+        words.collect::<Vec<_>>(),
+        [
+            EspProposal::DEFAULT[0],
+            "aes256gcm16-ecp384-ke1_mlkem768-noesn"
+        ]
+    );
 }
 
 #[test]

@@ -168,7 +168,7 @@ impl IkeSa {
         if let Err(reason) = self.verify(&auth.peer_message, &auth.nonces, id, proof) {
             let peer = Identity::from(id);
             tracing::warn!(connection = self.config.name, %peer, %reason, "responder not authenticated");
-            self.tell_not_authenticated();
+            self.tell_not_authenticated(cx);
             return self.fail(reason, cx);
         }
         self.take_configuration_reply(payloads);
@@ -181,10 +181,10 @@ impl IkeSa {
 
     /// RFC 7296 §2.21.2: the responder may be told, by a request of its own. It is sent once; if
     /// it is lost, liveness checks find out.
-    fn tell_not_authenticated(&mut self) {
+    fn tell_not_authenticated(&mut self, cx: &mut Ctx<'_>) {
         let payloads = [notify(NotifyType::AUTHENTICATION_FAILED)];
         let id = self.next_request;
-        if let Ok(sealed) = self.seal(ExchangeType::INFORMATIONAL, false, id, &payloads) {
+        if let Ok(sealed) = self.seal(ExchangeType::INFORMATIONAL, false, id, &payloads, cx.rng) {
             self.transmit(self.local, self.remote, &sealed.datagrams);
         }
     }

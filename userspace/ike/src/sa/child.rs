@@ -6,15 +6,15 @@ use core::time::Duration;
 use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{
-    Delete, ExchangeType, KeyExchange, KeyExchangeId, Notify, NotifyType, Payload, Proposal,
-    ProtocolId, Selector,
+    Delete, ExchangeType, KeyExchangeId, Notify, NotifyType, Payload, Proposal, ProtocolId,
+    Selector,
 };
 
 use super::message::{error, find, random_nonce};
 use super::window::{Purpose, Task, Work};
 use super::{IkeSa, Phase};
-use crate::crypto::{KeyPair, Secret};
-use crate::keys::Nonces;
+use crate::crypto::KeyPair;
+use crate::keys::{Nonces, SharedSecrets};
 use crate::proposal::{EspSuite, Group, Groups, accept_esp, esp_groups, offer_esp};
 use crate::selectors::{from_wire, narrow, to_wire, within};
 use crate::{ChildSa, Ctx, Output, Reason};
@@ -255,7 +255,7 @@ impl IkeSa {
         }
         let [sa, ts_i, ts_r] = self.child_payloads(&wanted, true);
         payloads.extend([sa, Payload::Nonce(wanted.nonce.clone())]);
-        payloads.extend(wanted.key_pair.as_ref().map(key_exchange));
+        payloads.extend(wanted.key_pair.as_ref().map(KeyPair::payload));
         payloads.extend([ts_i, ts_r]);
         self.stillborn.clear();
         let purpose = Purpose::Child(Box::new(wanted));
@@ -347,7 +347,7 @@ impl IkeSa {
                 if stillborn.contains(&agreed.spi_out.get()) {
                     return Err(Reason::DeletedByPeer);
                 }
-                self.install(agreed, shared.as_ref(), nonces)
+                self.install(agreed, &shared, nonces)
             });
         if let Err(reason) = installed {
             if reason == Reason::DeletedByPeer {
@@ -366,7 +366,7 @@ impl IkeSa {
         groups: Groups,
         nonces: &Nonces,
         payloads: &[Payload],
-    ) -> Result<(Agreed, Option<Secret>), Reason> {
+    ) -> Result<(Agreed, SharedSecrets), Reason> {
         let answer = Asked::new(payloads).ok_or(Reason::Protocol("no SA or TS payload"))?;
         if nonces.r.is_empty() {
             return Err(Reason::Protocol("no nonce"));
@@ -409,18 +409,17 @@ impl IkeSa {
             replaces: wanted.replaces,
             initiator: true,
         };
-        Ok((agreed, shared))
+        Ok((agreed, shared.into()))
     }
 
     /// Derives the keys and hands the CHILD_SA out.
     pub(super) fn install(
         &mut self,
         agreed: Agreed,
-        shared: Option<&Secret>,
+        shared: &SharedSecrets,
         nonces: &Nonces,
     ) -> Result<(), Reason> {
         let keys = self.keys.as_ref().ok_or(Reason::Resources("keys"))?;
-        let shared = shared.map(|secret| secret.as_slice());
         let (from_initiator, from_responder) = keys
             .schedule
             .child(agreed.suite.cipher, shared, nonces)
@@ -518,11 +517,4 @@ impl IkeSa {
                 .push_back(Output::ChildDeleted { spi_in, by_peer });
         }
     }
-}
-
-pub(super) fn key_exchange(pair: &KeyPair) -> Payload {
-    Payload::KeyExchange(KeyExchange {
-        method: pair.group().id(),
-        data: pair.public().to_vec(),
-    })
 }

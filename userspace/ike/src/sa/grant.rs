@@ -5,10 +5,10 @@ use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{KeyExchange, Notify, NotifyType, Payload, ProtocolId};
 
-use super::child::{Agreed, Asked, MAX_CHILDREN, key_exchange};
+use super::child::{Agreed, Asked, MAX_CHILDREN};
 use super::message::{find, find_notify, notify, random_nonce};
 use super::{Fate, IkeSa, Phase};
-use crate::crypto::KeyPair;
+use crate::crypto::Reply;
 use crate::keys::Nonces;
 use crate::proposal::{Group, Groups, choose_esp};
 use crate::selectors::{from_wire, narrow, to_wire};
@@ -171,12 +171,11 @@ impl IkeSa {
                 let reason = Reason::Refused(NotifyType::INVALID_KE_PAYLOAD);
                 return Err(Refusal { notify, reason });
             };
-            let pair = KeyPair::generate(group, cx.rng).ok_or_else(no_proposal)?;
-            let secret = pair.agree(&ke.data).map_err(|_| {
+            let reply = Reply::to(group, &ke.data, cx.rng).map_err(|_| {
                 Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, Reason::InvalidKeyExchange)
             })?;
-            own_ke = Some(key_exchange(&pair));
-            shared = Some(secret);
+            own_ke = Some(reply.payload());
+            shared = Some(reply.secret);
         }
         let out_of_spis = || Refusal::new(NotifyType::NO_ADDITIONAL_SAS, Reason::Resources("SPIs"));
         let spi_in = self.allocate_spi(cx).ok_or_else(out_of_spis)?;
@@ -199,7 +198,7 @@ impl IkeSa {
             replaces: replaced.map(|(_, spi_in)| spi_in),
             initiator: false,
         };
-        self.install(agreed, shared.as_ref(), nonces)
+        self.install(agreed, &shared.into(), nonces)
             .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
         Ok(payloads)
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use mitregate_wire::ike::{
-    ExchangeType, Header, KeyExchange, KeyExchangeId, Message, Notify, NotifyType, PORT,
-    PORT_NAT_T, ParseError, Payload,
+    ExchangeType, Header, KeyExchangeId, Message, Notify, NotifyType, PORT, PORT_NAT_T, ParseError,
+    Payload,
 };
 
 use super::auth::{Auth, HalfOpen};
@@ -15,9 +15,11 @@ use super::window::Purpose;
 use super::{HALF_OPEN, IkeSa, Phase, unknown_critical};
 use crate::capabilities::{Vendor, offers_plain_esp, vendor_ids};
 use crate::config::{Childless, EncapMode};
-use crate::crypto::{KeyPair, Secret};
+use crate::crypto::{KeyPair, Reply, Secret};
 use crate::keys::{KeySchedule, Keys, Nonces, Side};
-use crate::proposal::{Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike};
+use crate::proposal::{
+    Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike, offered, wanted,
+};
 use crate::stateless::reply;
 use crate::{Ctx, Directory, Discard, Encap, Reason, RejectReason, Rejected, nat};
 
@@ -61,8 +63,9 @@ impl IkeSa {
         if let Some(cookie) = &init.cookie {
             payloads.push(notify_data(NotifyType::COOKIE, cookie));
         }
-        payloads.push(Payload::Sa(offer_ike(&self.config.proposals)));
-        payloads.extend(self.init_payloads(&init.key_pair, &init.nonce, None, cx));
+        payloads.push(Payload::Sa(offer_ike(&self.config.proposals, &[])));
+        let ke = init.key_pair.payload();
+        payloads.extend(self.init_payloads(ke, &init.nonce, None, cx));
         let message = self
             .plain(ExchangeType::IKE_SA_INIT, false, 0, payloads)
             .emit()?;
@@ -75,19 +78,13 @@ impl IkeSa {
     /// What request and response have in common, from KE on; `peer` is what a responder has seen.
     fn init_payloads(
         &self,
-        key_pair: &KeyPair,
+        ke: Payload,
         nonce: &[u8],
         peer: Option<Vendor>,
         cx: &mut Ctx<'_>,
     ) -> Vec<Payload> {
         let force = self.config.encap == EncapMode::Udp;
-        let mut payloads = vec![
-            Payload::KeyExchange(KeyExchange {
-                method: key_pair.group().id(),
-                data: key_pair.public().to_vec(),
-            }),
-            Payload::Nonce(nonce.to_vec()),
-        ];
+        let mut payloads = vec![ke, Payload::Nonce(nonce.to_vec())];
         payloads.extend(nat::notifies(
             self.spi_i,
             self.spi_r,
@@ -133,6 +130,10 @@ impl IkeSa {
                 return self.restart_with_group(group, cx);
             }
             Some(notify) => {
+                if notify.kind == NotifyType::NO_PROPOSAL_CHOSEN {
+                    let offered = wanted(&self.config.proposals);
+                    tracing::info!(connection = self.config.name, %offered, "peer takes none of our IKE proposals");
+                }
                 self.note_refusal(Reason::Refused(notify.kind));
                 return Err(Discard::Unprotected);
             }
@@ -152,7 +153,8 @@ impl IkeSa {
             return Err(Discard::Unexpected);
         };
         let suite = accept_ike(&self.config.proposals, sa).ok_or(Discard::BadResponse)?;
-        if suite.group != init.key_pair.group() || ke.method != suite.group.id() {
+        let second = !suite.additional.is_empty();
+        if second || suite.group != init.key_pair.group() || ke.method != suite.group.id() {
             return Err(Discard::BadResponse);
         }
         let shared = init
@@ -333,22 +335,29 @@ pub(super) fn respond(
     if candidates.is_empty() {
         return Err(no_proposal(RejectReason::UnknownPeer));
     }
-    let (config, suite, answer) = candidates
-        .into_iter()
-        .find_map(|config| {
-            let (suite, answer) = choose_ike(&config.proposals, sa, Group::from_id(ke.method))?;
-            Some((config, suite, answer))
-        })
-        .ok_or_else(|| no_proposal(RejectReason::NoProposalChosen))?;
+    let choice = candidates.iter().find_map(|config| {
+        let (suite, answer) = choose_ike(&config.proposals, sa, Group::from_id(ke.method))?;
+        suite
+            .additional
+            .is_empty()
+            .then_some((config.clone(), suite, answer))
+    });
+    let Some((config, suite, answer)) = choice else {
+        let config = &candidates[0];
+        tracing::info!(
+            connection = config.name,
+            offered = %offered(sa),
+            wanted = %wanted(&config.proposals),
+            "no common IKE proposal"
+        );
+        return Err(no_proposal(RejectReason::NoProposalChosen));
+    };
     if suite.group.id() != ke.method {
         let wanted = suite.group.id().0.to_be_bytes();
         let notify = Notify::with_data(NotifyType::INVALID_KE_PAYLOAD, wanted);
         return Err(refuse(RejectReason::InvalidKePayload, notify));
     }
-    let key_pair = KeyPair::generate(suite.group, cx.rng)
-        .ok_or_else(|| silent(RejectReason::Resources("private keys")))?;
-    let shared = key_pair
-        .agree(&ke.data)
+    let reply = Reply::to(suite.group, &ke.data, cx.rng)
         .map_err(|_| silent(RejectReason::InvalidKeyExchange))?;
 
     let mut sa = IkeSa::new(Side::Responder, config, header.spi_i, local, remote);
@@ -363,9 +372,9 @@ pub(super) fn respond(
         r: random_nonce(cx.rng),
     };
     let fail = |_: Reason| silent(RejectReason::Resources("keys"));
-    sa.set_keys(suite, &shared, &nonces).map_err(fail)?;
+    sa.set_keys(suite, &reply.secret, &nonces).map_err(fail)?;
     let mut payloads = vec![Payload::Sa(vec![answer])];
-    payloads.extend(sa.init_payloads(&key_pair, &nonces.r, Some(sa.vendor), cx));
+    payloads.extend(sa.init_payloads(reply.payload(), &nonces.r, Some(sa.vendor), cx));
     let response = sa
         .plain(ExchangeType::IKE_SA_INIT, true, 0, payloads)
         .emit()

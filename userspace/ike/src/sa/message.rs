@@ -98,6 +98,7 @@ impl IkeSa {
         response: bool,
         message_id: u32,
         payloads: &[Payload],
+        rng: &mut dyn CryptoRng,
     ) -> Result<Sealed, Reason> {
         let mut inner = Zeroizing::new(Vec::new());
         emit_payloads(payloads, &mut inner)?;
@@ -110,7 +111,7 @@ impl IkeSa {
         match limit.filter(|limit| whole > *limit) {
             None => {
                 let empty = |body| Payload::Encrypted { first, body };
-                datagrams.push(seal_part(keys, header.clone(), SK_AT, empty, &inner)?);
+                datagrams.push(seal_part(keys, header.clone(), SK_AT, empty, &inner, rng)?);
             }
             Some(limit) => {
                 let room = keys.plaintext_len(limit.saturating_sub(SKF_AT)).max(1);
@@ -130,7 +131,14 @@ impl IkeSa {
                         total,
                         body,
                     };
-                    datagrams.push(seal_part(keys, header.clone(), SKF_AT, empty, content)?);
+                    datagrams.push(seal_part(
+                        keys,
+                        header.clone(),
+                        SKF_AT,
+                        empty,
+                        content,
+                        rng,
+                    )?);
                 }
             }
         }
@@ -231,12 +239,13 @@ fn seal_part(
     at: usize,
     payload: impl FnOnce(Vec<u8>) -> Payload,
     plaintext: &[u8],
+    rng: &mut dyn CryptoRng,
 ) -> Result<Vec<u8>, Reason> {
     // A body of the right length makes the lengths in both headers right, which are associated data.
     message.payloads = vec![payload(vec![0; keys.sealed_len(plaintext.len())])];
     let mut out = message.emit()?;
     out.truncate(at);
-    keys.seal(&mut out, plaintext)
+    keys.seal(&mut out, plaintext, rng)
         .ok_or(Reason::Resources("initialization vectors"))?;
     Ok(out)
 }

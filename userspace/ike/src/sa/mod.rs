@@ -298,7 +298,7 @@ impl IkeSa {
                 }
             }
         };
-        let fate = match self.respond_to(header, &answer, local, remote, &opened) {
+        let fate = match self.respond_to(header, &answer, local, remote, &opened, cx) {
             Ok(()) => fate,
             Err(reason) => fails(reason),
         };

@@ -99,7 +99,7 @@ impl IkeSa {
         payloads: &[Payload],
         cx: &mut Ctx<'_>,
     ) -> Result<(), Reason> {
-        let sealed = self.seal(exchange, false, self.next_request, payloads)?;
+        let sealed = self.seal(exchange, false, self.next_request, payloads, cx.rng)?;
         self.transmit_request(exchange, purpose, sealed.datagrams, cx)
     }
 
@@ -226,8 +226,9 @@ impl IkeSa {
         local: SocketAddr,
         remote: SocketAddr,
         request: &Opened,
+        cx: &mut Ctx<'_>,
     ) -> Result<(), Reason> {
-        let response = self.seal(header.exchange, true, header.message_id, payloads)?;
+        let response = self.seal(header.exchange, true, header.message_id, payloads, cx.rng)?;
         self.transmit(local, remote, &response.datagrams);
         self.remember_answer(
             header.message_id,

@@ -19,16 +19,12 @@ use super::{policy, pools, secret};
 const ANY: &str = "%any";
 /// The virtual addresses of a side (swanctl's word).
 const DYNAMIC: &str = "dynamic";
-/// Strong and widely implemented; the order is the preference.
-const IKE_PROPOSALS: [&str; 2] = [
-    "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ecp256",
-    "chacha20poly1305-prfsha256-x25519-ecp256",
-];
-const ESP_PROPOSALS: [&str; 2] = ["aes256gcm16-aes128gcm16", "chacha20poly1305"];
 /// Each has SAs, and room for packets that wait.
 const MAX_PEERS: usize = 10_000;
 /// RFC 7296 §3.1; a client moves to 4500 behind a NAT.
 const IKE_PORT: u16 = 500;
+/// swanctl's word for the proposals that it has itself.
+const DEFAULT: &str = "default";
 
 /// A key and whose it is.
 struct Secret {
@@ -152,7 +148,8 @@ fn connection(
         check,
         &at.key("proposals"),
         &connection.proposals,
-        &IKE_PROPOSALS,
+        &IkeProposal::DEFAULT,
+        "aes256gcm16-prfsha384-x25519",
     );
     for (side, auth) in [("local", &connection.local), ("remote", &connection.remote)] {
         check.word(&at.key(side).key("auth"), &auth.auth, &[("psk", ())]);
@@ -451,7 +448,8 @@ fn child(
         check,
         &at.key("esp_proposals"),
         &child.esp_proposals,
-        &ESP_PROPOSALS,
+        &EspProposal::DEFAULT,
+        "aes256gcm16-x25519",
     );
     let start_action = check.word(
         &at.key("start_action"),
@@ -522,16 +520,31 @@ fn selectors(
     (selectors, texts.iter().any(|text| text == DYNAMIC))
 }
 
-fn proposals<T>(check: &mut Check<'_>, at: &FieldPath, texts: &[String], default: &[&str]) -> Vec<T>
+/// Proposals, where swanctl's word `default` stands for several, and so does an empty list.
+fn proposals<T>(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    texts: &[String],
+    default: &[&str],
+    example: &str,
+) -> Vec<T>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    let default: Vec<_> = default.iter().map(|text| (*text).to_owned()).collect();
-    let texts = if texts.is_empty() { &default } else { texts };
-    check.list(at, texts, |text, error| {
-        format!("proposal {text:?}: {error}; for example \"{}\"", default[0])
-    })
+    let word = [DEFAULT.to_owned()];
+    let texts = if texts.is_empty() { &word } else { texts };
+    let mut proposals = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let meant = if text == DEFAULT { default } else { &[text] };
+        for text in meant {
+            let result = text.parse().map_err(|error| {
+                format!("proposal {text:?}: {error}; for example \"{example}\" or \"{DEFAULT}\"")
+            });
+            proposals.extend(check.ok(&at.index(index), result));
+        }
+    }
+    proposals
 }
 
 /// Empty for `%any`.

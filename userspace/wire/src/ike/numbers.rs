@@ -43,6 +43,10 @@ registry! {
         IKE_AUTH = 35,
         CREATE_CHILD_SA = 36,
         INFORMATIONAL = 37,
+        /// RFC 9242.
+        IKE_INTERMEDIATE = 43,
+        /// RFC 9370.
+        IKE_FOLLOWUP_KE = 44,
     }
 }
 
@@ -91,14 +95,35 @@ registry! {
         INTEG = 3,
         KE = 4,
         ESN = 5,
+        /// "Additional Key Exchange 1"; 2 to 7 follow (RFC 9370).
+        ADDITIONAL_KE1 = 6,
+        ADDITIONAL_KE2 = 7,
+        ADDITIONAL_KE3 = 8,
+        ADDITIONAL_KE4 = 9,
+        ADDITIONAL_KE5 = 10,
+        ADDITIONAL_KE6 = 11,
+        ADDITIONAL_KE7 = 12,
     }
 }
 
 registry! {
-    /// Transform identifiers of type ENCR.
+    /// Transform identifiers of type ENCR: those that we speak, and the common ones that we only
+    /// name.
     EncryptionId(u16) {
+        DES = 2,
+        TRIPLE_DES = 3,
+        NULL = 11,
+        /// RFC 3602. Needs a key-length attribute.
+        AES_CBC = 12,
+        AES_CTR = 13,
+        AES_CCM_8 = 14,
+        AES_CCM_12 = 15,
+        AES_CCM_16 = 16,
+        AES_GCM_8 = 18,
+        AES_GCM_12 = 19,
         /// RFC 4106, RFC 5282. Needs a key-length attribute.
         AES_GCM_16 = 20,
+        CAMELLIA_CBC = 23,
         /// RFC 7634. No key-length attribute.
         CHACHA20_POLY1305 = 28,
     }
@@ -107,8 +132,13 @@ registry! {
 registry! {
     /// Transform identifiers of type PRF (RFC 4868).
     PrfId(u16) {
+        HMAC_MD5 = 1,
+        HMAC_SHA1 = 2,
+        AES128_XCBC = 4,
         HMAC_SHA2_256 = 5,
         HMAC_SHA2_384 = 6,
+        HMAC_SHA2_512 = 7,
+        AES128_CMAC = 8,
     }
 }
 
@@ -116,6 +146,16 @@ registry! {
     /// Transform identifiers of type INTEG. An AEAD has none (RFC 5282 §8).
     IntegrityId(u16) {
         NONE = 0,
+        HMAC_MD5_96 = 1,
+        HMAC_SHA1_96 = 2,
+        AES_XCBC_96 = 5,
+        AES_CMAC_96 = 8,
+        /// RFC 4868.
+        HMAC_SHA2_256_128 = 12,
+        /// RFC 4868.
+        HMAC_SHA2_384_192 = 13,
+        /// RFC 4868.
+        HMAC_SHA2_512_256 = 14,
     }
 }
 
@@ -123,10 +163,28 @@ registry! {
     /// Transform identifiers of type KE.
     KeyExchangeId(u16) {
         NONE = 0,
+        MODP_768 = 1,
+        MODP_1024 = 2,
+        MODP_1536 = 5,
+        /// RFC 3526.
+        MODP_2048 = 14,
+        /// RFC 3526.
+        MODP_3072 = 15,
+        MODP_4096 = 16,
+        MODP_6144 = 17,
+        MODP_8192 = 18,
         /// RFC 5903.
         ECP_256 = 19,
+        /// RFC 5903.
+        ECP_384 = 20,
+        ECP_521 = 21,
         /// RFC 8031.
         CURVE25519 = 31,
+        CURVE448 = 32,
+        ML_KEM_512 = 35,
+        /// draft-ietf-ipsecme-ikev2-mlkem.
+        ML_KEM_768 = 36,
+        ML_KEM_1024 = 37,
     }
 }
 
@@ -209,6 +267,8 @@ registry! {
         INVALID_SELECTORS = 39,
         TEMPORARY_FAILURE = 43,
         CHILD_SA_NOT_FOUND = 44,
+        /// RFC 9370 §2.2.4.
+        STATE_NOT_FOUND = 47,
         INITIAL_CONTACT = 16384,
         SET_WINDOW_SIZE = 16385,
         ADDITIONAL_TS_POSSIBLE = 16386,
@@ -227,6 +287,10 @@ registry! {
         SIGNATURE_HASH_ALGORITHMS = 16431,
         /// RFC 7383 §2.3.
         IKEV2_FRAGMENTATION_SUPPORTED = 16430,
+        /// RFC 9242 §3.1.
+        INTERMEDIATE_EXCHANGE_SUPPORTED = 16438,
+        /// RFC 9370 §2.2.4.
+        ADDITIONAL_KEY_EXCHANGE = 16441,
         /// draft-ietf-ipsecme-encrypted-esp-ping: no number is assigned yet, this is ours
         /// from the private range. It means something only beside our vendor ID.
         ENCRYPTED_PING_SUPPORTED = 0xA4E5,

@@ -539,7 +539,7 @@ fn odd_requests_for_children() {
     }
 
     // Rekeying the IKE SA is not done yet.
-    let ike = crate::proposal::offer_ike(&world.hosts[CLIENT].config.proposals);
+    let ike = crate::proposal::offer_ike(&world.hosts[CLIENT].config.proposals, &[]);
     let answer = request(&mut world, create, &[Payload::Sa(ike), nonce.clone()]);
     assert_eq!(only_notify(&answer), NotifyType::NO_ADDITIONAL_SAS);
 

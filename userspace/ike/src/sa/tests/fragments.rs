@@ -212,7 +212,7 @@ fn a_request_that_is_cut_shorter_is_the_same_request() {
         let payloads = [Payload::VendorId(vec![7; 900])];
         let mut forms = Vec::new();
         for size in [500, Fragmentation::MIN_SIZE] {
-            forms.push(world.call(CLIENT, |sa, _| {
+            forms.push(world.call(CLIENT, |sa, cx| {
                 let limit = Fragmentation {
                     mode: FragmentationMode::Yes,
                     size,
@@ -220,7 +220,7 @@ fn a_request_that_is_cut_shorter_is_the_same_request() {
                 sa.config = Arc::new(with_fragmentation(&sa.config, limit));
                 let id = sa.next_request;
                 let informational = ExchangeType::INFORMATIONAL;
-                sa.seal(informational, false, id, &payloads)
+                sa.seal(informational, false, id, &payloads, cx.rng)
                     .unwrap()
                     .datagrams
             }));
@@ -284,10 +284,10 @@ fn fragments_that_never_complete() {
     let mut most = 0;
     for round in 0..20 {
         let payloads = vec![Payload::VendorId(vec![round; 15_000])];
-        let datagrams = world.call(CLIENT, |sa, _| {
+        let datagrams = world.call(CLIENT, |sa, cx| {
             let id = sa.next_request;
             let informational = ExchangeType::INFORMATIONAL;
-            sa.seal(informational, false, id, &payloads)
+            sa.seal(informational, false, id, &payloads, cx.rng)
                 .unwrap()
                 .datagrams
         });
@@ -311,8 +311,8 @@ fn fragments_that_never_complete() {
 fn too_long_a_message_is_not_sent() {
     let mut world = fragmented().connected(9);
     let payloads = vec![Payload::VendorId(vec![1; 60_000])];
-    let sealed = world.call(CLIENT, |sa, _| {
-        sa.seal(ExchangeType::INFORMATIONAL, false, 9, &payloads)
+    let sealed = world.call(CLIENT, |sa, cx| {
+        sa.seal(ExchangeType::INFORMATIONAL, false, 9, &payloads, cx.rng)
             .err()
     });
     assert!(matches!(sealed, Some(Reason::Syntax(_))));
@@ -370,11 +370,11 @@ fn both_ends_cover_the_unfragmented_form() {
             Payload::Nonce(vec![5; 200]),
             Payload::VendorId(vec![6; 900]),
         ];
-        let sealed = world.call(CLIENT, |sa, _| {
+        let sealed = world.call(CLIENT, |sa, cx| {
             let id = sa.next_request;
             sa.spi_i.0 = [1; 8];
             sa.spi_r.0 = [2; 8];
-            sa.seal(ExchangeType::INFORMATIONAL, false, id, &payloads)
+            sa.seal(ExchangeType::INFORMATIONAL, false, id, &payloads, cx.rng)
                 .unwrap()
         });
         assert_eq!(sealed.datagrams.len() > 1, mode == FragmentationMode::Yes);
