@@ -536,7 +536,11 @@ where
     let texts = if texts.is_empty() { &word } else { texts };
     let mut proposals = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        let meant = if text == DEFAULT { default } else { &[text] };
+        let meant = if text == DEFAULT {
+            default
+        } else {
+            &[text.as_str()]
+        };
         for text in meant {
             let result = text.parse().map_err(|error| {
                 format!("proposal {text:?}: {error}; for example \"{example}\" or \"{DEFAULT}\"")
