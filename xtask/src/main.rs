@@ -15,6 +15,7 @@ mod lab;
 mod netdev;
 mod setup;
 mod sh;
+mod sim;
 mod test;
 mod xdp;
 
@@ -56,6 +57,8 @@ enum Task {
     Stats(xdp::Stats),
     /// Every check and test, with totals
     Test(test::Options),
+    /// Hosts, links and NATs in one thread, under virtual time: scenarios by seeds
+    Sim(sim::Pass),
     /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled)
     Bench(bench::Options),
     /// strongSwan as the peer, in namespaces: the matrix of cases, data counted in each
@@ -86,6 +89,7 @@ fn run(task: Task) -> Result<()> {
         Task::Unload(device) => xdp::unload(&device),
         Task::Stats(stats) => xdp::stats(&stats),
         Task::Test(options) => test::run(&options),
+        Task::Sim(pass) => sim::run(&pass),
         Task::Bench(options) => bench::run(&options),
         Task::Interop(options) => interop::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),

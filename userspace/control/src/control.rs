@@ -54,6 +54,8 @@ pub struct Control {
     pub(crate) dirty_tunnels: BTreeSet<usize>,
     pub(crate) dirty_connections: BTreeSet<usize>,
     pub(crate) outputs: VecDeque<Output>,
+    /// Only when asked for.
+    pub(crate) key_log: Option<Vec<crate::LoggedKeys>>,
 }
 
 /// What an [`IkeSa`](mitregate_ike::IkeSa) takes from here; a macro because it borrows two fields.
@@ -106,6 +108,7 @@ impl Control {
             dirty_tunnels: BTreeSet::new(),
             dirty_connections: BTreeSet::new(),
             outputs: VecDeque::new(),
+            key_log: None,
         };
         for connection in config.connections {
             control.add_connection(connection)?;

@@ -28,6 +28,7 @@ const SUPERSEDED_GRACE: Duration = Duration::from_secs(5);
 
 impl Control {
     pub(crate) fn child_established(&mut self, now: Duration, id: SessionId, child: ChildSa) {
+        self.log_esp_keys(&child);
         let Some(session) = self.sessions.get(&id) else {
             return;
         };

@@ -150,6 +150,7 @@ impl Control {
             messages: 0,
             seen: 0,
             over: false,
+            logged_keys: None,
         };
         self.sessions.insert(id, session);
         id
@@ -192,6 +193,7 @@ impl Control {
     }
 
     pub(crate) fn drain_session(&mut self, now: Duration, id: SessionId) {
+        self.log_ike_keys(id);
         while let Some(output) = self.sessions.get_mut(&id).and_then(|s| s.sa.poll_output()) {
             match output {
                 IkeOutput::Transmit {

@@ -25,6 +25,7 @@ mod control;
 mod directory;
 mod gates;
 mod ike;
+mod keylog;
 mod lifecycle;
 mod list;
 mod peers;
@@ -46,6 +47,7 @@ pub use config::{
     ChildConfig, Config, ConfigError, ConnectionConfig, PoolConfig, StartAction, Unique,
 };
 pub use control::Control;
+pub use keylog::LoggedKeys;
 pub use mitregate_gate::{
     EchoLimit, GateConfig, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
 };

@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use mitregate_ike::{Established, IkeSa};
+use zeroize::Zeroizing;
 
 /// Names an IKE SA in this process; a larger one is younger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) seen: u64,
     /// It failed or was closed and goes when IKE says so.
     pub(crate) over: bool,
+    /// As last told to the key log.
+    pub(crate) logged_keys: Option<Zeroizing<String>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]

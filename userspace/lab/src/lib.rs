@@ -2,6 +2,8 @@
 //! demo that drives real traffic through a tunnel across them, and the check that nothing of it
 //! shows on the wire.
 //!
+//! [`sim`] is the other half: the same hosts without a kernel, in virtual time.
+//!
 //! The lab removes everything that it made, also after a failure or a signal; what a run that was
 //! killed has left behind, the next one removes.
 #![forbid(unsafe_code)]
@@ -22,6 +24,7 @@ pub mod payload;
 pub mod ping;
 pub mod report;
 pub mod sh;
+pub mod sim;
 pub mod standing;
 pub mod topology;
 pub mod wire;

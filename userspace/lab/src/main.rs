@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use mitregate_lab::{compare, demo, interop, interrupt, sh, standing};
+use mitregate_lab::{compare, demo, interop, interrupt, sh, sim, standing};
 
 #[derive(Parser)]
 #[command(
@@ -33,6 +33,8 @@ enum Command {
     Compare(compare::Options),
     /// The same daemon with strongSwan as the peer, case by case
     Interop(interop::Options),
+    /// Hosts, links and NATs in one thread, under virtual time; needs neither root nor tools
+    Sim(sim::runner::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +49,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<bool> {
+    if let Command::Sim(options) = &cli.command {
+        return sim::runner::run(options);
+    }
     sh::set_verbose(cli.verbose);
     if !rustix::process::geteuid().is_root() {
         bail!("network namespaces need root");
@@ -63,6 +68,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Command::Baseline(options) => compare::baseline(options)?,
         Command::Compare(options) => compare::compare(options)?,
         Command::Interop(options) => return interop::run(options),
+        Command::Sim(options) => return sim::runner::run(options),
     }
     Ok(true)
 }

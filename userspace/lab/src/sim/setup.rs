@@ -1,0 +1,268 @@
+//! How the hosts of a scenario are configured, and where they are.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use mitregate_control::{
+    ChildConfig, Childless, Config, ConnectionConfig, Dynamic, EncapMode, GateConfig, LocalAuth,
+    Psk, RemoteAuth, Retransmit, Role, StartAction, Unique,
+};
+use mitregate_esp::{Provider, WorkerId};
+use mitregate_ike::Fragmentation;
+use zeroize::Zeroizing;
+
+use super::host::{HostSize, HostSpec};
+use super::link::Link;
+use super::nat::Model;
+use super::world::World;
+
+/// The gateway's address on the outer network.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// What a NAT in front of clients is known by.
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+/// What both ends of the tunnels have in common, or do not.
+#[derive(Clone)]
+pub struct Plan {
+    /// Of the hosts' random numbers.
+    pub seed: u64,
+    /// How ESP travels.
+    pub encap: EncapMode,
+    /// The clients' secret and the gateway's.
+    pub psks: [&'static str; 2],
+    /// In order of preference.
+    pub proposals: Vec<&'static str>,
+    /// In order of preference.
+    pub esp_proposals: Vec<&'static str>,
+    /// Tunnels of each client.
+    pub children: u8,
+    /// Soft lifetime.
+    pub rekey_time: Duration,
+    /// Hard lifetime; `None`: the default for the soft one.
+    pub life_time: Option<Duration>,
+    /// Soft limit.
+    pub rekey_packets: u64,
+    /// Soft limit.
+    pub rekey_bytes: u64,
+    /// The client makes a new IKE SA after this time; zero: never.
+    pub reauth_time: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            encap: EncapMode::Auto,
+            psks: ["secret", "secret"],
+            proposals: vec!["aes256gcm16-prfsha256-x25519"],
+            esp_proposals: vec!["aes256gcm16"],
+            children: 1,
+            rekey_time: Duration::from_secs(3600),
+            life_time: None,
+            rekey_packets: u64::MAX,
+            rekey_bytes: u64::MAX,
+            reauth_time: Duration::ZERO,
+        }
+    }
+}
+
+/// What a client has inside, one address for all of its tunnels.
+#[must_use]
+pub fn client_inside(client: usize) -> Ipv4Addr {
+    let [.., high, low] = u32::try_from(client).unwrap_or(u32::MAX).to_be_bytes();
+    Ipv4Addr::new(10, 1 + high, low, 1)
+}
+
+/// What is behind the gateway's end of a tunnel.
+#[must_use]
+pub fn gateway_inside(child: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 200, child, 9)
+}
+
+impl Plan {
+    fn children(&self, client: usize, role: Role) -> Vec<ChildConfig> {
+        let child = |n: u8| {
+            let near = format!("{}/32", client_inside(client));
+            let far = format!("10.200.{n}.0/24");
+            let ts = |text: &str| vec![text.parse().expect("a network")];
+            let (local, remote, start_action) = match role {
+                Role::Client => (near, far, StartAction::Start),
+                Role::Server => (far, near, StartAction::None),
+            };
+            let esp = self.esp_proposals.iter();
+            ChildConfig {
+                name: if n == 0 {
+                    "net".to_owned()
+                } else {
+                    format!("net{n}")
+                },
+                local_ts: ts(&local),
+                remote_ts: ts(&remote),
+                dynamic: Dynamic::default(),
+                esp_proposals: esp.map(|p| p.parse().expect("a proposal")).collect(),
+                start_action,
+                rekey_time: self.rekey_time,
+                life_time: self
+                    .life_time
+                    .unwrap_or_else(|| ChildConfig::default_life_time(self.rekey_time)),
+                rekey_packets: self.rekey_packets,
+                rekey_bytes: self.rekey_bytes,
+            }
+        };
+        (0..self.children).map(child).collect()
+    }
+
+    fn connection(&self, client: usize, address: Ipv4Addr, role: Role) -> ConnectionConfig {
+        let ids = [format!("client{client}@lab"), "gw@lab".to_owned()];
+        let side = match role {
+            Role::Client => 0,
+            Role::Server => 1,
+        };
+        let proposals = self.proposals.iter();
+        let psk = Psk::new(Zeroizing::new(self.psks[side].as_bytes().to_vec()));
+        ConnectionConfig {
+            name: if client == 0 {
+                "home".to_owned()
+            } else {
+                format!("home{client}")
+            },
+            local_addrs: vec![IpAddr::V4(address)],
+            remote_addrs: match role {
+                Role::Client => vec![IpAddr::V4(GATEWAY)],
+                Role::Server => Vec::new(),
+            },
+            local_port: 500,
+            remote_port: 500,
+            local_id: ids[side].parse().expect("an identity"),
+            remote_id: Some(ids[1 - side].parse().expect("an identity")),
+            local_auth: LocalAuth::Psk(psk.clone()),
+            remote_auth: RemoteAuth::Psk(psk),
+            proposals: proposals.map(|p| p.parse().expect("a proposal")).collect(),
+            encap: self.encap,
+            retransmit: Retransmit::default(),
+            fragmentation: Fragmentation::default(),
+            gate: GateConfig::new(role),
+            children: self.children(client, role),
+            reauth_time: self.reauth_time,
+            dpd_delay: ConnectionConfig::DPD_DELAY,
+            keepalive: ConnectionConfig::KEEPALIVE,
+            vips: Vec::new(),
+            pools: Vec::new(),
+            unique: Unique::default(),
+            max_peers: ConnectionConfig::MAX_PEERS,
+            childless: Childless::default(),
+        }
+    }
+
+    fn config(&self, connections: Vec<ConnectionConfig>, side: u64) -> Config {
+        Config {
+            // Four seeds in a row are the four pairings.
+            provider: Provider::ALL[usize::from(self.seed >> side & 1 == 1)],
+            worker: WorkerId(0),
+            replay_window: Config::REPLAY_WINDOW,
+            half_open_limit: Config::HALF_OPEN_LIMIT,
+            pools: Vec::new(),
+            connections,
+        }
+    }
+
+    /// A client.
+    #[must_use]
+    pub fn client(&self, client: usize, address: Ipv4Addr) -> HostSpec {
+        let plan = self.clone();
+        HostSpec {
+            name: if client == 0 {
+                "client".to_owned()
+            } else {
+                format!("client{client}")
+            },
+            address,
+            config: Rc::new(move || {
+                let connection = plan.connection(client, address, Role::Client);
+                plan.config(vec![connection], 0)
+            }),
+            size: HostSize::default(),
+        }
+    }
+
+    /// The gateway of so many clients.
+    #[must_use]
+    pub fn gateway(&self, clients: usize) -> HostSpec {
+        let plan = self.clone();
+        let tunnels = clients * usize::from(self.children);
+        let default = HostSize::default();
+        HostSpec {
+            name: "gw".to_owned(),
+            address: GATEWAY,
+            config: Rc::new(move || {
+                let connections = (0..clients)
+                    .map(|client| plan.connection(client, GATEWAY, Role::Server))
+                    .collect();
+                plan.config(connections, 1)
+            }),
+            size: HostSize {
+                tunnels: default.tunnels.max(tunnels),
+                epochs: default.epochs.max(8 * tunnels),
+                ..default
+            },
+        }
+    }
+}
+
+/// Clients, a NAT in front of them or not, and a gateway.
+pub struct Site {
+    /// Hosts.
+    pub clients: Vec<usize>,
+    /// Host.
+    pub gateway: usize,
+    /// Box.
+    pub nat: Option<usize>,
+    /// Of each tunnel: from the client, from the gateway.
+    pub flows: Vec<[usize; 2]>,
+}
+
+impl Site {
+    /// Builds it; the gateway's link is given, those of the clients take no time.
+    pub fn build(
+        world: &mut World,
+        plan: &Plan,
+        clients: usize,
+        nat: Option<Model>,
+        link: Link,
+    ) -> Self {
+        let gateway = world.add_host(plan.gateway(clients), plan.seed ^ 1 << 41, link, None);
+        let nat = nat.map(|model| world.add_box(model.make(PUBLIC), Link::default(), None));
+        let mut site = Self {
+            clients: Vec::new(),
+            gateway,
+            nat,
+            flows: Vec::new(),
+        };
+        for client in 0..clients {
+            let last = u8::try_from(client + 2).unwrap_or(u8::MAX);
+            let address = match nat {
+                Some(_) => Ipv4Addr::new(192, 168, 1, last),
+                None => Ipv4Addr::new(203, 0, 113, last),
+            };
+            let seed = plan.seed ^ 1 << 40 ^ (client as u64) << 42;
+            let spec = plan.client(client, address);
+            let host = world.add_host(spec, seed, Link::default(), nat);
+            site.clients.push(host);
+            for child in 0..plan.children {
+                let (near, far) = (client_inside(client), gateway_inside(child));
+                let there = world.add_flow(host, near, gateway, far);
+                let back = world.add_flow(gateway, far, host, near);
+                site.flows.push([there, back]);
+            }
+        }
+        site
+    }
+
+    /// All flows send a packet each such time, or rest.
+    pub fn traffic(&self, world: &mut World, every: Option<Duration>) {
+        for flow in self.flows.iter().flatten() {
+            world.flows[*flow].every = every;
+        }
+    }
+}
