@@ -6,7 +6,7 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use crate::crypto::{Forged, Secret, SkKey};
-use crate::proposal::{AesBits, IkeCipher, IkeSuite, Integrity, Prf};
+use crate::proposal::{AesBits, Group, IkeCipher, IkeSuite, Integrity, Prf};
 
 /// RFC 7296 §2.15: keeps a shared key of the user's from being used raw.
 const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
@@ -47,6 +47,16 @@ pub(crate) struct KeySchedule {
     sk_er: Secret,
     sk_pi: Secret,
     sk_pr: Secret,
+    int_auth: IntAuth,
+}
+
+/// What AUTH covers of IKE_INTERMEDIATE, the messages of each side chained (RFC 9242 §3.3.2).
+#[derive(Clone, Default)]
+struct IntAuth {
+    i: Secret,
+    r: Secret,
+    /// Exchanges that are over.
+    count: u32,
 }
 
 impl KeySchedule {
@@ -63,7 +73,6 @@ impl KeySchedule {
         Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
     }
 
-    #[allow(dead_code)]
     /// The next keys of the same IKE SA, after an additional key exchange gave `shared`
     /// (RFC 9370 §2.2.2).
     pub(crate) fn update(
@@ -74,15 +83,17 @@ impl KeySchedule {
         spi_i: IkeSpi,
         spi_r: IkeSpi,
     ) -> Self {
-        let skeyseed = self
-            .prf
-            .compute(&self.sk_d, &[shared, &nonces.i, &nonces.r]);
-        Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
+        let parts: [&[u8]; 3] = [shared, &nonces.i, &nonces.r];
+        let skeyseed = self.prf.compute(&self.sk_d, &parts);
+        Self {
+            int_auth: self.int_auth.clone(),
+            ..Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
+        }
     }
 
-    #[allow(dead_code)]
     /// The keys of a new IKE SA that replaces this one, `suite` and SPIs being the new one's
     /// (RFC 7296 §2.18, RFC 9370 §2.2.4): the PRF for SKEYSEED is the old one's.
+    #[allow(dead_code, reason = "the rekey of IKE SAs calls it")]
     pub(crate) fn rekey(
         &self,
         suite: IkeSuite,
@@ -120,6 +131,7 @@ impl KeySchedule {
             sk_er: next(e),
             sk_pi: next(p),
             sk_pr: next(p),
+            int_auth: IntAuth::default(),
         }
     }
 
@@ -139,6 +151,23 @@ impl KeySchedule {
         }
     }
 
+    /// Takes in a message of IKE_INTERMEDIATE, with the keys that protect it: `clear` and `inner`
+    /// are IntAuth_A and IntAuth_P (RFC 9242 §3.3.2). `side` sent it; a request comes from the
+    /// initiator, and a response ends the exchange.
+    pub(crate) fn cover(&mut self, side: Side, clear: &[u8], inner: &[u8]) {
+        let (sk_p, chain) = match side {
+            Side::Initiator => (&self.sk_pi, &mut self.int_auth.i),
+            Side::Responder => (&self.sk_pr, &mut self.int_auth.r),
+        };
+        *chain = self.prf.compute(sk_p, &[chain.as_slice(), clear, inner]);
+        self.int_auth.count += u32::from(side == Side::Responder);
+    }
+
+    /// How many exchanges of IKE_INTERMEDIATE are over.
+    pub(crate) const fn intermediates(&self) -> u32 {
+        self.int_auth.count
+    }
+
     /// What `side` signs, RFC 7296 §2.15 "InitiatorSignedOctets" or "ResponderSignedOctets":
     /// `message` is its own IKE_SA_INIT message, `nonce` the *other* side's, `id` the body of its
     /// ID payload.
@@ -154,7 +183,15 @@ impl KeySchedule {
             Side::Responder => &self.sk_pr,
         };
         let maced_id = self.prf.compute(sk_p, &[id]);
-        Zeroizing::new([message, nonce, &maced_id].concat())
+        let mut octets = [message, nonce, &maced_id].concat();
+        // RFC 9242 §3.3.2: IntAuth_iN | IntAuth_rN | IKE_AUTH_MID.
+        let IntAuth { i, r, count } = &self.int_auth;
+        if *count > 0 {
+            octets.extend_from_slice(i);
+            octets.extend_from_slice(r);
+            octets.extend_from_slice(&(count + 1).to_be_bytes());
+        }
+        Zeroizing::new(octets)
     }
 
     /// The AUTH payload's data for a shared key, RFC 7296 §2.15.
@@ -186,8 +223,8 @@ impl KeySchedule {
 pub(crate) struct SharedSecrets(Vec<Secret>);
 
 impl SharedSecrets {
-    #[allow(dead_code)]
     /// Takes in the next one.
+    #[allow(dead_code, reason = "IKE_FOLLOWUP_KE calls it")]
     pub(crate) fn push(&mut self, secret: Secret) {
         self.0.push(secret);
     }
@@ -226,6 +263,28 @@ impl Keys {
             schedule,
             suite,
         })
+    }
+
+    /// The next keys of the same IKE SA, see [`KeySchedule::update`]; `None` as in [`Self::new`].
+    pub(crate) fn update(
+        &self,
+        shared: &[u8],
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+        side: Side,
+    ) -> Option<Self> {
+        let schedule = self
+            .schedule
+            .update(self.suite, shared, nonces, spi_i, spi_r);
+        Self::new(schedule, self.suite, side)
+    }
+
+    /// The method of the next additional key exchange before IKE_AUTH, if there is one
+    /// (RFC 9370 §2.2.2).
+    pub(crate) fn next_exchange(&self) -> Option<Group> {
+        let done = usize::try_from(self.schedule.intermediates()).ok()?;
+        self.suite.additional.groups().nth(done)
     }
 
     /// Length of what [`Self::seal`] appends for so many bytes: IV, ciphertext with padding, ICV.
@@ -331,7 +390,7 @@ impl Keys {
 mod tests {
     use super::*;
     use crate::crypto::hex;
-    use crate::proposal::{Additional, Group};
+    use crate::proposal::Additional;
 
     /// NIST's ACVP server, unit test "IKEv2 SHA2-256" of its IKEv2 KDF (SP 800-135): the head of
     /// each key stream.
@@ -441,5 +500,70 @@ mod tests {
         ] {
             assert_ne!(*base, *other);
         }
+    }
+
+    /// RFC 9242 §3.3.2 and RFC 9370 §2.2.2, spelled out for two exchanges.
+    #[test]
+    fn intermediate_exchanges_are_chained() {
+        let nonces = Nonces {
+            i: vec![1; 32],
+            r: vec![2; 32],
+        };
+        let suite = IkeSuite {
+            cipher: IkeCipher::AesCbc(AesBits::Bits256, Integrity::HmacSha512),
+            prf: Prf::HmacSha256,
+            group: Group::Ecp256,
+            additional: Additional::default(),
+        };
+        let (spi_i, spi_r) = (IkeSpi([4; 8]), IkeSpi([5; 8]));
+        let prf = |key: &[u8], parts: &[&[u8]]| suite.prf.compute(key, parts);
+        let mut first = KeySchedule::derive(suite, &[3; 32], &nonces, spi_i, spi_r);
+        assert_eq!((first.sk_ai.len(), first.sk_ei.len()), (64, 32));
+        first.cover(Side::Initiator, b"clear i1", b"inner i1");
+        first.cover(Side::Responder, b"clear r1", b"inner r1");
+        let mut second = first.update(suite, b"SK(1)", &nonces, spi_i, spi_r);
+        let skeyseed = prf(&first.sk_d, &[b"SK(1)", &nonces.i, &nonces.r]);
+        let seed = [&nonces.i[..], &nonces.r, &spi_i.0, &spi_r.0];
+        assert_eq!(
+            suite.prf.plus(&skeyseed, &seed, 3 * 32 + 2 * 64 + 2 * 32)[..32],
+            **second.sk_d
+        );
+        second.cover(Side::Initiator, b"clear i2", b"inner i2");
+        second.cover(Side::Responder, b"clear r2", b"inner r2");
+        let third = second.update(suite, b"SK(2)", &nonces, spi_i, spi_r);
+        assert_eq!(third.intermediates(), 2);
+
+        let i1 = prf(&first.sk_pi, &[b"clear i1inner i1"]);
+        let r1 = prf(&first.sk_pr, &[b"clear r1inner r1"]);
+        let i2 = prf(&second.sk_pi, &[&i1, b"clear i2inner i2"]);
+        let r2 = prf(&second.sk_pr, &[&r1, b"clear r2inner r2"]);
+        let maced = prf(&third.sk_pr, &[b"id"]);
+        let octets = [
+            b"message".as_slice(),
+            b"nonce",
+            &maced,
+            &i2,
+            &r2,
+            &[0, 0, 0, 3],
+        ]
+        .concat();
+        let signed = third.signed_octets(Side::Responder, b"message", b"nonce", b"id");
+        assert_eq!(*signed, octets);
+    }
+
+    /// RFC 7296 §2.17 and §2.18, RFC 9370 §2.2.4: where each secret goes.
+    #[test]
+    fn secrets_of_a_rekey() {
+        let nonces = Nonces {
+            i: b"Ni".to_vec(),
+            r: b"Nr".to_vec(),
+        };
+        let mut secrets = SharedSecrets::default();
+        assert_eq!(secrets.seed(&nonces).concat(), b"NiNr");
+        secrets.push(Zeroizing::new(b"SK0".to_vec()));
+        assert_eq!(secrets.seed(&nonces).concat(), b"SK0NiNr");
+        secrets.push(Zeroizing::new(b"SK1".to_vec()));
+        secrets.push(Zeroizing::new(b"SK2".to_vec()));
+        assert_eq!(secrets.seed(&nonces).concat(), b"SK0NiNrSK1SK2");
     }
 }

@@ -189,9 +189,8 @@ pub(crate) fn esp_groups(proposals: &[EspProposal]) -> impl Iterator<Item = Grou
     proposals.iter().flat_map(|p| p.groups.iter().copied())
 }
 
-#[allow(dead_code)]
 /// Does any of these ask for additional key exchanges?
-pub(crate) fn has_additional(proposals: &[IkeProposal]) -> bool {
+pub(crate) fn have_additional(proposals: &[IkeProposal]) -> bool {
     proposals.iter().any(|p| !p.additional.is_empty())
 }
 

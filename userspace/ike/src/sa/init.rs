@@ -18,7 +18,8 @@ use crate::config::{Childless, EncapMode};
 use crate::crypto::{KeyPair, Reply, Secret};
 use crate::keys::{KeySchedule, Keys, Nonces, Side};
 use crate::proposal::{
-    Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike, offered, wanted,
+    Group, IkeSuite, accept_ike, choose_ike, have_additional, ike_groups, offer_ike, offered,
+    wanted,
 };
 use crate::stateless::reply;
 use crate::{Ctx, Directory, Discard, Encap, Reason, RejectReason, Rejected, nat};
@@ -66,6 +67,10 @@ impl IkeSa {
         payloads.push(Payload::Sa(offer_ike(&self.config.proposals, &[])));
         let ke = init.key_pair.payload();
         payloads.extend(self.init_payloads(ke, &init.nonce, None, cx));
+        // RFC 9370 §2.2.1.
+        if have_additional(&self.config.proposals) {
+            payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
+        }
         let message = self
             .plain(ExchangeType::IKE_SA_INIT, false, 0, payloads)
             .emit()?;
@@ -153,8 +158,12 @@ impl IkeSa {
             return Err(Discard::Unexpected);
         };
         let suite = accept_ike(&self.config.proposals, sa).ok_or(Discard::BadResponse)?;
-        let second = !suite.additional.is_empty();
-        if second || suite.group != init.key_pair.group() || ke.method != suite.group.id() {
+        // RFC 9242 §3.1: without it the peer would not go on as it chose.
+        let goes_on = find_notify(payloads, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
+        if !suite.additional.is_empty() && !goes_on {
+            return Err(Discard::BadResponse);
+        }
+        if suite.group != init.key_pair.group() || ke.method != suite.group.id() {
             return Err(Discard::BadResponse);
         }
         let shared = init
@@ -186,7 +195,7 @@ impl IkeSa {
         };
         if let Err(reason) = self
             .set_keys(suite, &shared, &auth.nonces)
-            .and_then(|()| self.start_auth(auth, cx))
+            .and_then(|()| self.go_on(auth, cx))
         {
             self.fail(reason, cx);
         }
@@ -335,12 +344,11 @@ pub(super) fn respond(
     if candidates.is_empty() {
         return Err(no_proposal(RejectReason::UnknownPeer));
     }
+    let intermediate = find_notify(payloads, NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
     let choice = candidates.iter().find_map(|config| {
         let (suite, answer) = choose_ike(&config.proposals, sa, Group::from_id(ke.method))?;
-        suite
-            .additional
-            .is_empty()
-            .then_some((config.clone(), suite, answer))
+        let possible = suite.additional.is_empty() || intermediate;
+        possible.then(|| (config.clone(), suite, answer))
     });
     let Some((config, suite, answer)) = choice else {
         let config = &candidates[0];
@@ -375,6 +383,9 @@ pub(super) fn respond(
     sa.set_keys(suite, &reply.secret, &nonces).map_err(fail)?;
     let mut payloads = vec![Payload::Sa(vec![answer])];
     payloads.extend(sa.init_payloads(reply.payload(), &nonces.r, Some(sa.vendor), cx));
+    if !suite.additional.is_empty() {
+        payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
+    }
     let response = sa
         .plain(ExchangeType::IKE_SA_INIT, true, 0, payloads)
         .emit()

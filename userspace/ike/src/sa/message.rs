@@ -257,7 +257,6 @@ const FRAGMENT_HEADER_LEN: usize = PAYLOAD_HEADER_LEN + 4;
 const SKF_AT: usize = HEADER_LEN + FRAGMENT_HEADER_LEN;
 
 /// A protected message on its way out.
-#[allow(dead_code, reason = "IntAuth of IKE_INTERMEDIATE reads it")]
 pub(super) struct Sealed {
     /// One, or its fragments in order.
     pub(super) datagrams: Vec<Vec<u8>>,
@@ -265,7 +264,6 @@ pub(super) struct Sealed {
 }
 
 /// A protected message, or all its fragments, from the peer.
-#[allow(dead_code, reason = "IntAuth of IKE_INTERMEDIATE reads it")]
 pub(super) struct Opened {
     /// The error says that the peer really sent what cannot be parsed.
     pub(super) payloads: Result<Vec<Payload>, ParseError>,
@@ -288,7 +286,6 @@ impl Opened {
 }
 
 /// A protected message as IntAuth covers it, unfragmented (RFC 9242 §3.3).
-#[allow(dead_code, reason = "IntAuth of IKE_INTERMEDIATE reads it")]
 pub(super) struct Covered {
     /// From the IKE header to the header of the SK payload, with both lengths as if that had neither IV
     /// nor padding nor ICV: "IntAuth_A".
@@ -296,7 +293,6 @@ pub(super) struct Covered {
     inner: Secret,
 }
 
-#[allow(dead_code, reason = "IntAuth of IKE_INTERMEDIATE reads it")]
 impl Covered {
     /// `clear` goes up to the header of the SK or SKF payload, and `first` is the type of the first
     /// payload in `inner`.

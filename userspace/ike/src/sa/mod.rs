@@ -7,6 +7,7 @@ mod fragment;
 mod grant;
 mod informational;
 mod init;
+mod intermediate;
 mod message;
 mod window;
 
@@ -29,7 +30,7 @@ use child::Child;
 use configuration::Configured;
 pub use configuration::{Assigned, Leases, NoLeases};
 use fragment::Reassembly;
-use window::{Answered, Request, Task};
+use window::{Answered, Purpose, Request, Task};
 
 /// How long an IKE SA that is over still answers retransmissions.
 const LINGER: Duration = Duration::from_secs(10);
@@ -244,7 +245,7 @@ impl IkeSa {
             return Err(Discard::MessageId);
         }
         let fits = match self.phase {
-            Phase::HalfOpen(_) => header.exchange == ExchangeType::IKE_AUTH,
+            Phase::HalfOpen(_) => header.exchange == self.half_open_expects(),
             Phase::Established | Phase::Closing => matches!(
                 header.exchange,
                 ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL
@@ -257,6 +258,10 @@ impl IkeSa {
         let Some(opened) = self.open(message, cx.now)? else {
             return Ok(());
         };
+        if header.exchange == ExchangeType::IKE_INTERMEDIATE {
+            self.answer_intermediate(header, &opened, local, remote, cx);
+            return Ok(());
+        }
         self.follow(local, remote);
 
         let half_open = match core::mem::replace(&mut self.phase, Phase::Established) {
@@ -343,7 +348,12 @@ impl IkeSa {
             }
         });
         match payloads {
-            Ok(payloads) => self.finish_request(request, &payloads, cx),
+            Ok(payloads) => match request.purpose {
+                Purpose::Intermediate(pair) => {
+                    self.finish_intermediate(&pair, &payloads, &opened.covered, cx);
+                }
+                _ => self.finish_request(request, &payloads, cx),
+            },
             Err(reason) => self.give_up_on(reason, cx),
         }
         Ok(())

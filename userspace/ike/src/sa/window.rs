@@ -10,6 +10,7 @@ use mitregate_wire::ike::{ExchangeType, Header, NotifyType, Payload};
 use super::child::Wanted;
 use super::message::{Opened, find_notify};
 use super::{IkeSa, Phase};
+use crate::crypto::KeyPair;
 use crate::{Ctx, Output, Reason};
 
 /// Our Delete of an IKE SA is repeated less often than other requests: it is a courtesy.
@@ -38,6 +39,8 @@ pub(super) struct Request {
 /// What a request is for.
 pub(super) enum Purpose {
     Init,
+    /// An additional key exchange before IKE_AUTH (RFC 9370).
+    Intermediate(Box<KeyPair>),
     /// With the first CHILD_SA, if not childless.
     Auth(Option<Box<Wanted>>),
     Child(Box<Wanted>),
@@ -297,8 +300,8 @@ impl IkeSa {
             return self.end(Reason::Refused(NotifyType::INVALID_SYNTAX), cx);
         }
         match request.purpose {
-            // Never in SK.
-            Purpose::Init => {}
+            // Not in SK; and with what AUTH covers.
+            Purpose::Init | Purpose::Intermediate(_) => {}
             Purpose::Auth(wanted) => self.finish_auth(wanted.as_deref(), payloads, cx),
             Purpose::Child(wanted) => self.finish_child(*wanted, payloads, cx),
             Purpose::DeleteChild(spi_in) => self.finish_delete_child(spi_in, cx),

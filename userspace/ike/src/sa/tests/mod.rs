@@ -3,6 +3,7 @@
 mod bad_input;
 mod children;
 mod configuration;
+mod exchanges;
 mod faults;
 mod fragments;
 mod handshake;
