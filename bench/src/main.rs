@@ -1,4 +1,4 @@
-//! Benches: the engine on memory ports, and the classifier by BPF_PROG_TEST_RUN.
+//! Benches: the engine on memory ports, the classifier by BPF_PROG_TEST_RUN, and IKE beside strongSwan.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
@@ -8,6 +8,7 @@
 
 mod classifier;
 mod engine;
+mod ike;
 
 use std::{fs::File, io::BufWriter, path::PathBuf};
 
@@ -32,6 +33,8 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// IKE handshakes per second as the responder, beside strongSwan (needs root)
+    Ike(ike::Options),
 }
 
 fn main() -> Result<()> {
@@ -46,6 +49,11 @@ fn main() -> Result<()> {
             let rows = classifier::run()?;
             print!("{}", classifier::table(&rows));
             save(json.as_ref(), &rows)
+        }
+        What::Ike(options) => {
+            let rows = ike::run(&options)?;
+            print!("{}", ike::table(&rows));
+            save(options.json.as_ref(), &rows)
         }
     }
 }

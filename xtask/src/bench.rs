@@ -29,12 +29,14 @@ enum What {
     Classifier,
     /// The demo's TCP beside the same path untunnelled
     E2e,
+    /// IKE handshakes per second and memory per IKE SA, beside strongSwan
+    Ike,
 }
 
 pub fn run(options: &Options) -> Result<()> {
     if options.what.is_none() && !options.args.is_empty() {
         bail!(
-            "name the bench that takes {:?}: engine, classifier or e2e",
+            "name the bench that takes {:?}: engine, classifier, e2e or ike",
             options.args
         );
     }
@@ -54,6 +56,13 @@ pub fn run(options: &Options) -> Result<()> {
         lab::prepare()?;
         sh::step("bench: end to end, the tunnel beside the same path untunnelled");
         program("mitregate-lab", "compare", options)?;
+    }
+    if wanted(What::Ike) {
+        sh::need_root("`bench ike`")?;
+        setup::ensure(Need::Interop)?;
+        build::packages(true, &["mitregate", "mitregate-bench"])?;
+        sh::step("bench: IKE handshakes, mitregate and strongSwan as the responder by turns");
+        program("mitregate-bench", "ike", options)?;
     }
     Ok(())
 }

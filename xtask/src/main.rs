@@ -57,9 +57,9 @@ enum Task {
     Stats(xdp::Stats),
     /// Every check and test, with totals
     Test(test::Options),
-    /// Hosts, links and NATs in one thread, under virtual time: scenarios by seeds
+/// Hosts, links and NATs in one thread, under virtual time: scenarios by seeds
     Sim(sim::Pass),
-    /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled)
+    /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled) | ike
     Bench(bench::Options),
     /// strongSwan as the peer, in namespaces: the matrix of cases, data counted in each
     Interop(interop::Options),

@@ -6,7 +6,7 @@ mod probe;
 mod report;
 mod run;
 mod setup;
-mod swan;
+pub mod swan;
 
 use std::{
     collections::VecDeque,

@@ -74,7 +74,9 @@ impl Run {
         let run = self.lab.run_dir().display().to_string();
         let file = format!("{}.toml", self.setup.role.mitregate().name());
         self.lab.write_secret(&file, &self.setup.toml(&run))?;
-        swan::configure(&self.lab, &self.setup.swan.charon, &self.setup.swanctl())
+        let Setup { swan, .. } = &self.setup;
+        let swanctl = self.setup.swanctl();
+        swan::configure(&self.lab, swan::TALKATIVE, &swan.charon, &swanctl)
     }
 
     /// Mitregate.
@@ -193,12 +195,14 @@ impl Run {
         settled.with_context(|| last)
     }
 
-    /// `list-sas`'s IKE SA, when there is exactly one.
+    /// `list-sas`'s youngest IKE SA that is established; one that it replaced may still be there.
     pub fn ike_sa(&self) -> Result<Value> {
         let list = self.list()?;
-        let all = list["ike_sas"].as_array().map_or(&[][..], Vec::as_slice);
-        ensure!(all.len() == 1, "{} IKE SAs instead of one", all.len());
-        Ok(all[0].clone())
+        let all = list["ike_sas"].as_array().into_iter().flatten();
+        all.filter(|sa| sa["state"] == "established")
+            .min_by_key(|sa| sa["age_ms"].as_u64())
+            .cloned()
+            .context("mitregate has no IKE SA")
     }
 
     /// The epoch that carries a child's data.
@@ -234,9 +238,7 @@ impl Run {
             self.check()?;
             let new = self.ike_sa().ok();
             Ok(new.filter(|sa| {
-                sa["state"] == "established"
-                    && sa["spi_local"] != old["spi_local"]
-                    && sa["spi_remote"] != old["spi_remote"]
+                sa["spi_local"] != old["spi_local"] && sa["spi_remote"] != old["spi_remote"]
             }))
         })
     }

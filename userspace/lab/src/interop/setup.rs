@@ -71,6 +71,8 @@ pub struct MitregateLines {
     pub connection: String,
     /// For each child.
     pub child: String,
+    /// Beside the connection.
+    pub other: String,
 }
 
 /// More lines for strongSwan's files.
@@ -159,6 +161,38 @@ impl Setup {
             client_addresses: vec![format!("{CLIENT_INNER}/32")],
             mitregate: MitregateLines::default(),
             swan: SwanLines::default(),
+        }
+    }
+
+    /// The client gets its address by the tunnel.
+    pub fn virtual_address(&mut self) {
+        self.client_addresses.clear();
+        let child = &mut self.children[0];
+        child.client = ["dynamic".to_owned(), "dynamic".to_owned()];
+        match self.role {
+            Role::Initiator => {
+                self.mitregate.connection += "vips = [\"0.0.0.0\"]\n";
+                self.swan.connection += "    pools = clients\n";
+                self.swan.other += &format!(
+                    "pools {{
+  clients {{
+    addrs = {CLIENT_INNER}/32
+    dns = 10.2.0.53
+  }}
+}}
+"
+                );
+            }
+            Role::Responder => {
+                self.swan.connection += "    vips = 0.0.0.0\n";
+                self.mitregate.connection += "pools = [\"clients\"]\n";
+                self.mitregate.other += &format!(
+                    "[pools.clients]
+addrs = \"{CLIENT_INNER}\"
+dns = [\"10.2.0.53\"]
+"
+                );
+            }
         }
     }
 
@@ -266,7 +300,7 @@ start_action = "{start}"
                 "\n[secrets.{CONNECTION}]\nsecret_file = \"{run}/secret\"\n"
             );
         }
-        text
+        text + "\n" + &self.mitregate.other.replace("@RUN@", run)
     }
 
     /// strongSwan's swanctl.conf. `encap` is there because its userspace ESP knows UDP only.

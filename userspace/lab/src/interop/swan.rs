@@ -61,9 +61,22 @@ pub fn folder(lab: &Lab) -> PathBuf {
     lab.run_dir().join("swan")
 }
 
+/// How much it logs: swanctl's levels, from -1 (silent) to 4.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLevels {
+    /// For everything that is not named here.
+    pub default: i8,
+    /// IKE's state machine and configuration.
+    pub ike: i8,
+}
+
+/// What a person wants who looks for a fault.
+pub const TALKATIVE: LogLevels = LogLevels { default: 1, ike: 2 };
+
 /// Write both configuration files: `charon` are more lines of that section of strongswan.conf,
 /// `swanctl` is all of swanctl.conf.
-pub fn configure(lab: &Lab, charon: &str, swanctl: &str) -> Result<()> {
+pub fn configure(lab: &Lab, levels: LogLevels, charon: &str, swanctl: &str) -> Result<()> {
+    let LogLevels { default, ike } = levels;
     let folder = folder(lab);
     for name in [
         "x509", "x509ca", "x509crl", "private", "rsa", "ecdsa", "pkcs8",
@@ -79,9 +92,9 @@ pub fn configure(lab: &Lab, charon: &str, swanctl: &str) -> Result<()> {
 {charon}
   filelog {{
     stderr {{
-      default = 1
-      ike = 2
-      cfg = 2
+      default = {default}
+      ike = {ike}
+      cfg = {ike}
       time_format = %H:%M:%S
       time_precision = ms
       ike_name = yes
@@ -187,6 +200,11 @@ impl Swan {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGTERM: it deletes its SAs at the peer.

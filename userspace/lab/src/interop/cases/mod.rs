@@ -70,6 +70,11 @@ impl Case {
         self
     }
 
+    fn only(mut self, roles: &'static [Role]) -> Self {
+        self.roles = roles;
+        self
+    }
+
     /// Whether it runs with the `first` release that was named, or with another one.
     pub fn runs_with(&self, first: bool) -> bool {
         match self.peers {

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     super::run::Run,
-    super::setup::{CHILD, CONNECTION},
+    super::setup::{CHILD, CONNECTION, Role},
     Case,
 };
 
@@ -20,6 +20,27 @@ pub(super) fn cases() -> Vec<Case> {
             .core()
             .quick(),
         Case::new("rekey-ike-by-strongswan", |_| {}, ike_by_swan).core(),
+        Case::new(
+            "reauth-by-mitregate",
+            |setup| setup.mitregate.connection += "reauth_time = \"4s\"\n",
+            reauth_by_mitregate,
+        )
+        .only(&[Role::Initiator]),
+        Case::new(
+            "reauth-by-strongswan",
+            |setup| setup.swan.charon += "  make_before_break = yes\n",
+            reauth_by_swan,
+        )
+        .only(&[Role::Responder]),
+        Case::new(
+            "reauth-with-virtual-ip",
+            |setup| {
+                setup.virtual_address();
+                setup.mitregate.connection += "reauth_time = \"4s\"\n";
+            },
+            reauth_by_mitregate,
+        )
+        .only(&[Role::Initiator]),
     ]
 }
 
@@ -68,4 +89,30 @@ fn ike_by_swan(run: &mut Run) -> Result<String> {
     run.swan()?.swanctl(&["--rekey", "--child", CHILD])?;
     run.wait_rekeyed(&spis)?;
     Ok(format!("{counted}, over two rekeys"))
+}
+
+/// A whole new IKE SA beside the old one, which then goes. Make-before-break: nothing is lost.
+fn reauth_by_mitregate(run: &mut Run) -> Result<String> {
+    run.up()?;
+    let streams = run.stream()?;
+    for _ in 0..2 {
+        let old = run.ike_sa()?;
+        run.wait_new_ike(&old)?;
+    }
+    let counted = streams.all_arrived()?;
+    Ok(format!("{counted}, over two reauthentications"))
+}
+
+fn reauth_by_swan(run: &mut Run) -> Result<String> {
+    run.up()?;
+    let streams = run.stream()?;
+    for _ in 0..2 {
+        let old = run.ike_sa()?;
+        run.swan()?
+            .swanctl(&["--rekey", "--ike", CONNECTION, "--reauth"])?;
+        run.wait_new_ike(&old)?;
+    }
+    let counted = streams.all_arrived()?;
+    run.wait_settled()?;
+    Ok(format!("{counted}, over two reauthentications"))
 }

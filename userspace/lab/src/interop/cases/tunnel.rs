@@ -11,7 +11,10 @@ use super::{
     },
     Case,
 };
-use crate::{interrupt, topology::Middle};
+use crate::{
+    interrupt,
+    topology::{CLIENT_INNER, Host, Middle},
+};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -20,6 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
             .core()
             .quick(),
         Case::new("psk-wrong", |setup| setup.secrets[1].push('!'), wrong_psk),
+        Case::new("virtual-ip", super::Setup::virtual_address, virtual_ip).core(),
         Case::new("terminate-child", |_| {}, terminate_child),
         Case::new("terminate-ike", |_| {}, terminate_ike),
     ]
@@ -71,6 +75,40 @@ fn wrong_psk(run: &mut Run) -> Result<String> {
     let line = line.map(|line| line.split("  ").last().unwrap_or(line).trim().to_owned());
     ensure!(line.is_some(), "only at DEBUG does mitregate say why");
     Ok(format!("refused: {}", line.unwrap_or_default()))
+}
+
+/// The address comes by configuration payload, both ends know it, and the client can use it.
+fn virtual_ip(run: &mut Run) -> Result<String> {
+    run.up()?;
+    let client = run.lab.host(Host::Client);
+    let addresses = client.ip("-4 -oneline address")?;
+    ensure!(
+        addresses.contains(&format!("{CLIENT_INNER}/32")),
+        "no interface of the client has {CLIENT_INNER}: {addresses}"
+    );
+    let sas = run.swan()?.sas()?;
+    ensure!(
+        sas.contains(&format!("{CLIENT_INNER}/32")),
+        "strongSwan has {sas}"
+    );
+    let counted = run.exchange()?;
+    if run.setup.role == Role::Responder {
+        let pool = run.daemon()?.control().ask(&["list-pools"])?;
+        ensure!(pool.to_string().contains(CLIENT_INNER), "no lease: {pool}");
+    }
+    // The same address again for the same peer.
+    let old = run.ike_sa()?;
+    run.swan()?.swanctl(&["--terminate", "--ike", CONNECTION])?;
+    if run.setup.role == Role::Initiator {
+        run.wait_new_ike(&old)?;
+    } else {
+        run.initiate_by_swan()?;
+    }
+    run.wait_up()?;
+    let again = run.exchange()?;
+    Ok(format!(
+        "{counted}; the same lease for the next IKE SA: {again}"
+    ))
 }
 
 /// By mitregate, up again, by strongSwan.
