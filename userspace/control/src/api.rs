@@ -255,6 +255,11 @@ pub enum ControlEvent {
         /// Who it is.
         peer_id: String,
     },
+    /// A new IKE SA has taken over from one that was rekeyed, by either side.
+    IkeRekeyed {
+        /// Of this connection.
+        connection: String,
+    },
     /// An IKE SA did not come to be, or is over.
     IkeDown {
         /// Of this connection, if it came so far.

@@ -12,6 +12,8 @@ use mitregate_ike::{
 };
 use mitregate_wire::TrafficSelector;
 
+use crate::{ChildLifetime, IkeLifetime};
+
 /// Everything that control needs to know. Tunnels keep the order of the connections and of their
 /// children: it is the order of the policy (RFC 4301 §4.4.1).
 pub struct Config {
@@ -62,8 +64,8 @@ pub struct ConnectionConfig {
     pub gate: GateConfig,
     /// At least one.
     pub children: Vec<ChildConfig>,
-    /// A client replaces the whole IKE SA after this time (make-before-break); zero: never.
-    pub reauth_time: Duration,
+    /// How long an IKE SA lives.
+    pub lifetime: IkeLifetime,
     /// Without anything from the peer for this long, a server asks whether it is there; zero: never.
     pub dpd_delay: Duration,
     /// Time between keepalives behind a NAT (RFC 3948 §4); zero: none.
@@ -121,14 +123,8 @@ pub struct ChildConfig {
     pub esp_proposals: Vec<EspProposal>,
     /// Whether to bring it up.
     pub start_action: StartAction,
-    /// Soft lifetime of an epoch; a tenth of it is the jitter, downwards.
-    pub rekey_time: Duration,
-    /// Hard lifetime of an epoch.
-    pub life_time: Duration,
-    /// Packets after which an epoch is replaced.
-    pub rekey_packets: u64,
-    /// Bytes after which an epoch is replaced.
-    pub rekey_bytes: u64,
+    /// How long an epoch lives.
+    pub lifetime: ChildLifetime,
 }
 
 /// What to do with a child at the start.
@@ -180,8 +176,6 @@ impl Config {
 }
 
 impl ConnectionConfig {
-    /// Default of [`Self::reauth_time`].
-    pub const REAUTH_TIME: Duration = Duration::from_secs(4 * 3600);
     /// Default of [`Self::dpd_delay`].
     pub const DPD_DELAY: Duration = Duration::from_secs(120);
     /// Default of [`Self::max_peers`].
@@ -202,7 +196,7 @@ impl ConnectionConfig {
             if child.start_action == StartAction::Start && self.ends().is_none() {
                 return Err(ConfigError::NobodyToCall(name()));
             }
-            if child.life_time <= child.rekey_time {
+            if !child.lifetime.is_ordered() {
                 return Err(ConfigError::Lifetimes(name(), child.name.clone()));
             }
         }
@@ -258,18 +252,6 @@ impl ConnectionConfig {
     }
 }
 
-impl ChildConfig {
-    /// Default of [`Self::rekey_time`].
-    pub const REKEY_TIME: Duration = Duration::from_secs(3600);
-
-    /// The hard lifetime for a soft one: a tenth more, and at least two minutes, which leaves room for
-    /// all pings, escalations and IKE's retransmissions in between.
-    #[must_use]
-    pub fn default_life_time(rekey_time: Duration) -> Duration {
-        rekey_time + (rekey_time / 10).max(Duration::from_secs(120))
-    }
-}
-
 /// Why a configuration cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -296,7 +278,10 @@ pub enum ConfigError {
     /// More tunnels than there are ids.
     #[error("too many tunnels")]
     TooMany,
-    /// The hard lifetime leaves no time to rekey.
-    #[error("connection \"{0}\", child \"{1}\": life_time must be longer than rekey_time")]
+    /// A hard limit leaves no time to rekey.
+    #[error(
+        "connection \"{0}\", child \"{1}\": life_time must be longer than rekey_time, and so for \
+         bytes and packets"
+    )]
     Lifetimes(String, String),
 }

@@ -16,11 +16,11 @@ use tracing::{debug, info, warn};
 
 use crate::control::tunnel_id;
 use crate::session::SessionId;
-use crate::tunnel::{Connection, Epoch, Goal, Tunnel, outer, unit};
-use crate::{Control, ControlEvent, Install, Output, Ticket};
+use crate::tunnel::{Connection, Epoch, Goal, Tunnel, outer};
+use crate::{Control, ControlEvent, Install, Output, Ticket, UNLIMITED};
 
 /// A rekey that was due and did not happen is due again after this time.
-const REKEY_AGAIN: Duration = Duration::from_secs(10);
+pub(crate) const REKEY_AGAIN: Duration = Duration::from_secs(10);
 /// A peer is followed to a new address no more often than this.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// A session that was replaced is left this long to its children and to the peer's Delete.
@@ -64,7 +64,9 @@ impl Control {
         let replaces = child.replaces.and_then(|spi| tunnel.epoch_by_spi(spi));
         let config = &self.connections[index].config.children[tunnel.child];
         let rekeys = client || !caps.owns_rekeys;
-        let soft = config.rekey_time.mul_f64(0.9 + 0.1 * unit(&mut *self.rng));
+        let lifetime = config.lifetime;
+        let outbound = OutboundSa::new(child.spi_out, &child.key_out, self.provider, child.esn);
+        let soft = lifetime.draw(outbound.remaining(), &mut *self.rng);
         let counters = Arc::new(SaCounters::default());
         let Some(id_of_tunnel) = tunnel_id(at) else {
             return;
@@ -79,16 +81,12 @@ impl Control {
                 self.replay_window,
                 child.esn,
             ),
-            outbound: OutboundSa::new(child.spi_out, &child.key_out, self.provider, child.esn),
+            outbound,
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
             outer: path,
-            soft_packets: if rekeys {
-                config.rekey_packets
-            } else {
-                u64::MAX
-            },
-            soft_bytes: if rekeys { config.rekey_bytes } else { u64::MAX },
+            soft_packets: if rekeys { soft.packets } else { UNLIMITED },
+            soft_bytes: if rekeys { soft.bytes } else { UNLIMITED },
             counters: Arc::clone(&counters),
         };
         tunnel.epochs.insert(
@@ -102,8 +100,8 @@ impl Control {
                 local_ts: child.local_ts,
                 remote_ts: child.remote_ts,
                 counters,
-                rekey_at: rekeys.then(|| now + soft),
-                expires_at: now + config.life_time,
+                rekey_at: rekeys.then(|| now + soft.time),
+                expires_at: now + lifetime.life_time,
                 deleting: false,
             },
         );

@@ -124,7 +124,7 @@ impl Control {
         }
     }
 
-    fn add_session(
+    pub(crate) fn add_session(
         &mut self,
         now: Duration,
         sa: IkeSa,
@@ -218,6 +218,9 @@ impl Control {
                 } => {
                     self.child_failed(now, id, name.as_deref(), replaces, reason);
                 }
+                IkeOutput::Rekeyed(successor) => self.rekeyed(now, id, *successor),
+                IkeOutput::Redundant(sa) => self.redundant(now, id, *sa),
+                IkeOutput::RekeyFailed(reason) => self.rekey_failed(now, id, reason),
                 IkeOutput::LivenessAnswered => {}
                 IkeOutput::PeerMoved { local, remote } => self.peer_moved(id, local, remote),
                 IkeOutput::Failed(reason) => self.failed(now, id, reason),

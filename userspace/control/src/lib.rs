@@ -11,6 +11,7 @@
 //! What it does of its own accord:
 //!
 //! - a connection whose child has `start_action = start` is brought up, and brought up again, for ever;
+//! - rekeys of IKE SAs and of their children before their lifetimes end;
 //! - a rekey, a new IKE SA beside a dead one, deletes and retirements, as the gate asks;
 //! - keepalives towards a NAT (RFC 3948 §4), liveness checks of silent peers (RFC 7296 §2.4);
 //! - a restarted client's new IKE SA is accepted beside the old one, which goes when an epoch of the new
@@ -27,9 +28,11 @@ mod gates;
 mod ike;
 mod keylog;
 mod lifecycle;
+mod lifetime;
 mod list;
 mod peers;
 mod pools;
+mod rekey;
 mod schedule;
 mod session;
 mod spi;
@@ -48,6 +51,7 @@ pub use config::{
 };
 pub use control::Control;
 pub use keylog::LoggedKeys;
+pub use lifetime::{ChildLifetime, IkeLifetime, UNLIMITED};
 pub use mitregate_gate::{
     EchoLimit, GateConfig, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
 };

@@ -7,7 +7,7 @@ use mitregate_ike::{IkeSa, Reason};
 use tracing::{debug, info, warn};
 
 use crate::session::{SessionId, Timers};
-use crate::tunnel::{Goal, unit};
+use crate::tunnel::Goal;
 use crate::{Control, ControlEvent};
 
 /// IKE SAs of one connection that have authenticated: more than are needed while one is replaced. Each may
@@ -46,9 +46,9 @@ impl Control {
         if !config.dpd_delay.is_zero() {
             session.timers.dpd = Some(now + config.dpd_delay);
         }
-        if session.initiator && !config.reauth_time.is_zero() {
-            let spread = 0.9 + 0.1 * unit(&mut *self.rng);
-            session.timers.reauth = Some(now + config.reauth_time.mul_f64(spread));
+        if session.initiator {
+            let reauth = config.lifetime.draw_reauth(&mut *self.rng);
+            session.timers.reauth = reauth.map(|age| now + age);
         }
         self.pools
             .own(&established.remote_assigned.addresses, index);
@@ -67,6 +67,7 @@ impl Control {
         let mut wants = core::mem::take(&mut session.wants);
         self.connections[index].retry.reset();
         self.connections[index].last_failure = None;
+        self.start_lifetime(now, id);
         self.restart_keepalive(now, id);
         self.event(ControlEvent::IkeEstablished {
             connection,

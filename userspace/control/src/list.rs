@@ -77,7 +77,7 @@ impl Control {
                 IkeState::Closing => "closing",
                 IkeState::Dead => "dead",
             },
-            initiator: session.initiator,
+            initiator: session.sa.is_initiator(),
             age_ms: ms(now, session.started),
             spi_local: session.sa.local_spi().to_string(),
             spi_remote: session.sa.remote_spi().to_string(),

@@ -16,6 +16,7 @@ pub(crate) struct Session {
     /// Known from the start on the initiator, else when the peer has authenticated. What sets it also tells
     /// `Control::of_connection`.
     pub(crate) connection: Option<usize>,
+    /// We started the first of the IKE SAs that this one is a rekey of.
     pub(crate) initiator: bool,
     pub(crate) started: Duration,
     pub(crate) established: Option<Box<Established>>,
@@ -28,7 +29,7 @@ pub(crate) struct Session {
     pub(crate) messages: u64,
     /// What had been received when the peer was last looked after.
     pub(crate) seen: u64,
-    /// It failed or was closed and goes when IKE says so.
+    /// It failed, was closed or rekeyed, and goes when IKE says so.
     pub(crate) over: bool,
     /// As last told to the key log.
     pub(crate) logged_keys: Option<Zeroizing<String>>,
@@ -40,8 +41,12 @@ pub(crate) struct Timers {
     pub(crate) keepalive: Option<Duration>,
     /// Next look at whether the peer is there.
     pub(crate) dpd: Option<Duration>,
-    /// To be replaced by a new one.
+    /// To be rekeyed.
+    pub(crate) rekey: Option<Duration>,
+    /// To be replaced by one that authenticates anew.
     pub(crate) reauth: Option<Duration>,
+    /// Not to be used any longer.
+    pub(crate) expires: Option<Duration>,
     /// Its children were replaced by another session's; to be ended.
     pub(crate) superseded: Option<Duration>,
     /// To be dropped if the peer has not answered our Delete.
@@ -53,7 +58,9 @@ impl Timers {
         [
             self.keepalive,
             self.dpd,
+            self.rekey,
             self.reauth,
+            self.expires,
             self.superseded,
             self.abandon,
         ]

@@ -76,7 +76,7 @@ pub struct IkeSaView {
     pub connection: Option<String>,
     /// `connecting`, `established`, `closing` or `dead`.
     pub state: &'static str,
-    /// Whether we sent the first request.
+    /// Whether we started it, or the rekey that made it.
     pub initiator: bool,
     /// Since it began.
     pub age_ms: u64,

@@ -23,6 +23,8 @@ impl Control {
         let abandon = take_due(&mut timers.abandon, now);
         let superseded = take_due(&mut timers.superseded, now);
         let reauth = take_due(&mut timers.reauth, now);
+        let rekey = take_due(&mut timers.rekey, now);
+        let expired = take_due(&mut timers.expires, now);
         let dpd = take_due(&mut timers.dpd, now);
         let keepalive = take_due(&mut timers.keepalive, now);
         let initiator = session.initiator;
@@ -39,8 +41,12 @@ impl Control {
         } else if superseded {
             self.close_session(now, id);
         }
-        if reauth {
+        if expired {
+            self.expired(now, id);
+        } else if reauth {
             self.reauthenticate(id);
+        } else if rekey {
+            self.rekey_session(now, id);
         }
         if dpd {
             self.check_peer(now, id);
@@ -71,7 +77,7 @@ impl Control {
     }
 
     /// Makes a new IKE SA, with all that this one has, before it goes.
-    fn reauthenticate(&mut self, id: SessionId) {
+    pub(crate) fn reauthenticate(&mut self, id: SessionId) {
         let Some(index) = self.sessions.get(&id).and_then(|s| s.connection) else {
             return;
         };

@@ -113,6 +113,7 @@ fn whatever_happens_the_tunnel_comes_back_and_both_ends_agree() {
             duplicates: 50,
             spread: ms(10),
             rekey_time: secs(20 + below(&mut rng, 60)),
+            ike_rekey_time: secs(20 + below(&mut rng, 100)),
             ..Setup::default()
         };
         let mut world = World::new(setup);

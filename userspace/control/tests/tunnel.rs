@@ -409,6 +409,43 @@ fn a_new_ike_sa_replaces_the_old_one_without_loss() {
 }
 
 #[test]
+fn a_rekeyed_ike_sa_keeps_its_children_and_loses_nothing() {
+    let mut world = World::new(Setup {
+        ike_rekey_time: secs(20),
+        rekey_time: secs(35),
+        ..Setup::default()
+    });
+    world.data_every = [Some(ms(5)), Some(ms(5))];
+    world.run(secs(150));
+    world.assert_all_arrived();
+    for host in &world.hosts {
+        let count = |what: fn(&ControlEvent) -> bool| {
+            host.events.iter().filter(|(_, event)| what(event)).count()
+        };
+        let rekeyed = count(|e| matches!(e, ControlEvent::IkeRekeyed { .. }));
+        assert!((7..=9).contains(&rekeyed), "{rekeyed}");
+        assert_eq!(count(|e| matches!(e, ControlEvent::IkeDown { .. })), 0);
+        assert_eq!(
+            count(|e| matches!(e, ControlEvent::IkeEstablished { .. })),
+            1
+        );
+        let list = host.control.list(world.now);
+        assert_eq!(list.ike_sas.len(), 1);
+    }
+    // The IKE SA that there is now can do all that the first could.
+    world.data_every = [None; 2];
+    world.run(secs(60));
+    assert!(world.hosts[CLIENT].activations >= 4);
+    world.kill(SERVER);
+    world.start(SERVER);
+    world.run(secs(10));
+    world.data_every = [Some(ms(50)), None];
+    let before = world.hosts[SERVER].received.len();
+    world.run(secs(5));
+    assert!(world.hosts[SERVER].received.len() > before);
+}
+
+#[test]
 fn a_quiet_tunnel_stays_up_and_costs_little() {
     let mut world = World::new(Setup::default());
     world.run(secs(60));

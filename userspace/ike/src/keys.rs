@@ -21,6 +21,13 @@ pub(crate) struct Nonces {
     pub(crate) r: Vec<u8>,
 }
 
+impl Nonces {
+    /// The lower one, octet by octet; where one ends, it is the lower (RFC 7296 §2.8.1).
+    pub(crate) fn lowest(&self) -> &[u8] {
+        self.i.as_slice().min(&self.r)
+    }
+}
+
 /// Which end of the IKE SA, counted by who sent its first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {

@@ -4,8 +4,8 @@
 //!
 //! - feed it with [`IkeSa::handle_message`] (what arrived) and [`IkeSa::handle_timeout`] (when
 //!   [`IkeSa::poll_timeout`] says so), and tell it what to do by [`IkeSa::rekey_child`],
-//!   [`IkeSa::create_child`], [`IkeSa::delete_child`], [`IkeSa::check_liveness`] and
-//!   [`IkeSa::close`];
+//!   [`IkeSa::create_child`], [`IkeSa::delete_child`], [`IkeSa::rekey`],
+//!   [`IkeSa::check_liveness`] and [`IkeSa::close`];
 //! - after each of these, drain [`IkeSa::poll_output`] until it gives `None`.
 //!
 //! Time, random bytes and inbound SPIs come in by [`Ctx`], so that a run replays byte for byte
@@ -108,6 +108,15 @@ pub enum Output {
         /// Why.
         reason: Reason,
     },
+    /// A rekey of the IKE SA, from either side, has made this one. It has taken over the CHILD_SAs
+    /// and what was still to be done; the old IKE SA only answers and goes, with `Dead` as its
+    /// last word.
+    Rekeyed(Box<IkeSa>),
+    /// Both sides rekeyed the IKE SA at once, and this one of the two successors is not needed
+    /// (RFC 7296 §2.8.2). Let it have its messages until it is `Dead`: nothing else comes of it.
+    Redundant(Box<IkeSa>),
+    /// The IKE SA was not rekeyed, and stays.
+    RekeyFailed(Reason),
     /// The peer answered [`IkeSa::check_liveness`].
     LivenessAnswered,
     /// An authenticated message came from a new address: IKE goes there from now on

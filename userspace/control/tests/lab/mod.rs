@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, Childless, Command, Config, ConnectionConfig, ControlEvent, Dynamic, EncapMode,
-    GateConfig, LocalAuth, Psk, RemoteAuth, Retransmit, Role, StartAction, Ticket, TunnelView,
-    Unique,
+    ChildConfig, ChildLifetime, Childless, Command, Config, ConnectionConfig, ControlEvent,
+    Dynamic, EncapMode, GateConfig, IkeLifetime, LocalAuth, Psk, RemoteAuth, Retransmit, Role,
+    StartAction, Ticket, TunnelView, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use rand_chacha::ChaCha20Rng;
@@ -46,6 +46,7 @@ pub struct Setup {
     pub psks: [&'static str; 2],
     pub rekey_time: Duration,
     pub reauth_time: Duration,
+    pub ike_rekey_time: Duration,
     /// Per mille of packets lost, doubled; largest extra delay that reorders.
     pub loss: u32,
     pub duplicates: u32,
@@ -62,6 +63,7 @@ impl Default for Setup {
             psks: ["secret", "secret"],
             rekey_time: secs(3600),
             reauth_time: Duration::ZERO,
+            ike_rekey_time: Duration::ZERO,
             loss: 0,
             duplicates: 0,
             spread: Duration::ZERO,
@@ -86,10 +88,7 @@ impl Setup {
             } else {
                 StartAction::None
             },
-            rekey_time: self.rekey_time,
-            life_time: ChildConfig::default_life_time(self.rekey_time),
-            rekey_packets: u64::MAX,
-            rekey_bytes: u64::MAX,
+            lifetime: ChildLifetime::new(self.rekey_time),
         };
         let psk = Psk::new(Zeroizing::new(self.psks[at].as_bytes().to_vec()));
         let connection = ConnectionConfig {
@@ -112,7 +111,10 @@ impl Setup {
             fragmentation: mitregate_ike::Fragmentation::default(),
             gate: GateConfig::new(if client { Role::Client } else { Role::Server }),
             children: vec![child],
-            reauth_time: self.reauth_time,
+            lifetime: IkeLifetime {
+                reauth_time: self.reauth_time,
+                ..IkeLifetime::new(self.ike_rekey_time)
+            },
             dpd_delay: ConnectionConfig::DPD_DELAY,
             keepalive: ConnectionConfig::KEEPALIVE,
             vips: Vec::new(),

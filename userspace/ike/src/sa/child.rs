@@ -10,6 +10,8 @@ use mitregate_wire::ike::{
     Selector,
 };
 
+use rand_core::CryptoRng;
+
 use super::message::{error, find, random_nonce};
 use super::window::{Purpose, Task, Work};
 use super::{IkeSa, Phase};
@@ -26,6 +28,11 @@ const MAX_REFUSALS: u8 = 4;
 /// How long to wait before that, in milliseconds: random, so that two sides that refused each
 /// other do not meet again.
 const REFUSED_WAIT: core::ops::Range<u32> = 500..2500;
+
+pub(super) fn refused_wait(rng: &mut dyn CryptoRng) -> Duration {
+    let span = REFUSED_WAIT.end - REFUSED_WAIT.start;
+    Duration::from_millis((REFUSED_WAIT.start + rng.next_u32() % span).into())
+}
 
 /// A CHILD_SA that stands.
 pub(super) struct Child {
@@ -276,10 +283,8 @@ impl IkeSa {
                     && wanted.refusals < MAX_REFUSALS =>
             {
                 self.release_spi(wanted.spi_in, cx);
-                let span = REFUSED_WAIT.end - REFUSED_WAIT.start;
-                let wait = REFUSED_WAIT.start + cx.rng.next_u32() % span;
                 self.tasks.push_back(Task {
-                    not_before: cx.now + Duration::from_millis(wait.into()),
+                    not_before: cx.now + refused_wait(cx.rng),
                     work: Work::Child {
                         config: wanted.config,
                         replaces: wanted.replaces,

@@ -69,9 +69,10 @@ impl IkeSa {
     ) -> (Vec<Payload>, Fate) {
         let nonce = find!(payloads, Payload::Nonce(nonce) => nonce);
         let proposals = find!(payloads, Payload::Sa(proposals) => proposals);
-        // Rekeying the IKE SA itself: who does not do it says so by this (RFC 7296 §4).
-        if proposals.is_some_and(|p| p.iter().all(|p| p.protocol == ProtocolId::IKE)) {
-            return (vec![notify(NotifyType::NO_ADDITIONAL_SAS)], Fate::GoesOn);
+        if let Some(proposals) = proposals
+            && proposals.iter().all(|p| p.protocol == ProtocolId::IKE)
+        {
+            return self.answer_rekey(proposals, payloads, cx);
         }
         let (Some(asked), Some(nonce)) = (Asked::new(payloads), nonce) else {
             let fate = Fate::Ends(Reason::Protocol("CREATE_CHILD_SA without SA, Ni or TS"));
@@ -87,8 +88,8 @@ impl IkeSa {
         payloads: &[Payload],
         cx: &mut Ctx<'_>,
     ) -> Vec<Payload> {
-        // RFC 7296 §2.25.2: nothing new while the IKE SA is being closed.
-        if matches!(self.phase, Phase::Closing) {
+        // RFC 7296 §2.25.2: nothing new while the IKE SA is being rekeyed or closed.
+        if !matches!(self.phase, Phase::Established) || self.is_rekeying() {
             return vec![notify(NotifyType::TEMPORARY_FAILURE)];
         }
         let replaced = match find_notify(payloads, NotifyType::REKEY_SA) {

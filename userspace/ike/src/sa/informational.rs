@@ -1,9 +1,9 @@
 //! INFORMATIONAL (RFC 7296 §1.4): Delete, liveness, and what a peer reports.
 
-use mitregate_wire::ike::{Delete, ExchangeType, NotifyType, Payload};
+use mitregate_wire::ike::{Delete, NotifyType, Payload};
 
 use super::message::find_notify;
-use super::window::{Purpose, Task, Work};
+use super::window::{Task, Work};
 use super::{Fate, IkeSa, Phase};
 use crate::{Ctx, Reason};
 
@@ -19,12 +19,6 @@ impl IkeSa {
             self.tasks.push_back(Task::now(Work::Liveness));
             self.start_tasks(cx);
         }
-    }
-
-    pub(super) fn request_delete_ike(&mut self, cx: &mut Ctx<'_>) -> Result<(), Reason> {
-        self.phase = Phase::Closing;
-        let delete = [Payload::Delete(Delete::Ike)];
-        self.request(ExchangeType::INFORMATIONAL, Purpose::DeleteIke, &delete, cx)
     }
 
     pub(super) fn answer_informational(&mut self, payloads: &[Payload]) -> (Vec<Payload>, Fate) {

@@ -9,6 +9,7 @@ mod informational;
 mod init;
 mod intermediate;
 mod message;
+mod rekey;
 mod window;
 
 use core::net::SocketAddr;
@@ -24,6 +25,7 @@ use mitregate_wire::ike::{
 
 use crate::capabilities::Vendor;
 use crate::keys::{Keys, Side};
+use crate::proposal::IkeSuite;
 use crate::{Ctx, Directory, Discard, Encap, Identity, IkeConfig, Nat, Output, Reason, Rejected};
 
 use child::Child;
@@ -74,6 +76,8 @@ enum Phase {
     /// Responder: waits for IKE_AUTH.
     HalfOpen(Box<auth::HalfOpen>),
     Established,
+    /// A successor has its CHILD_SAs; the peer is to delete it.
+    Replaced,
     Closing,
     Dead,
 }
@@ -120,7 +124,11 @@ pub struct IkeSa {
     /// SPIs that the peer deleted and that we do not know: perhaps of the CHILD_SA that we wait to
     /// hear of.
     stillborn: Vec<u32>,
-    /// When a half-open or dead IKE SA goes.
+    /// The peer's successor to this IKE SA, while our own request for one is under way.
+    rival: Option<rekey::Rival>,
+    /// A successor was handed out: of what becomes of this one nobody needs to hear.
+    replaced: bool,
+    /// When a half-open, replaced or dead IKE SA goes.
     expires: Option<Duration>,
     outputs: VecDeque<Output>,
 }
@@ -128,6 +136,8 @@ pub struct IkeSa {
 /// What becomes of the IKE SA once the response to a request is on its way.
 enum Fate {
     GoesOn,
+    /// A successor takes its place.
+    Replaced(Box<IkeSa>),
     /// It never came to be.
     Fails(Reason),
     /// It is over.
@@ -197,6 +207,8 @@ impl IkeSa {
             children: Vec::new(),
             unborn: Vec::new(),
             stillborn: Vec::new(),
+            rival: None,
+            replaced: false,
             expires: None,
             outputs: VecDeque::new(),
         }
@@ -246,7 +258,7 @@ impl IkeSa {
         }
         let fits = match self.phase {
             Phase::HalfOpen(_) => header.exchange == self.half_open_expects(),
-            Phase::Established | Phase::Closing => matches!(
+            Phase::Established | Phase::Replaced | Phase::Closing => matches!(
                 header.exchange,
                 ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL
             ),
@@ -309,6 +321,7 @@ impl IkeSa {
         };
         match fate {
             Fate::GoesOn => {}
+            Fate::Replaced(successor) => self.be_replaced(successor, cx),
             Fate::Fails(reason) => self.fail(reason, cx),
             Fate::Ends(reason) => self.end(reason, cx),
         }
@@ -377,7 +390,10 @@ impl IkeSa {
             self.expires = None;
             match self.phase {
                 Phase::HalfOpen(_) => self.fail(Reason::HalfOpen, cx),
-                _ => self.outputs.push_back(Output::Dead),
+                _ => {
+                    self.let_go(cx);
+                    self.outputs.push_back(Output::Dead);
+                }
             }
             return;
         }
@@ -415,7 +431,7 @@ impl IkeSa {
                 self.tasks.push_back(Task::now(window::Work::DeleteIke));
                 self.start_tasks(cx);
             }
-            Phase::Closing | Phase::Dead => {}
+            Phase::Replaced | Phase::Closing | Phase::Dead => {}
         }
     }
 
@@ -438,6 +454,14 @@ impl IkeSa {
 
     /// It was, and is over.
     fn end(&mut self, reason: Reason, cx: &mut Ctx<'_>) {
+        // RFC 7296 §2.8.2, §2.25.2: our own request for a successor is forgotten; the peer's holds.
+        if matches!(reason, Reason::DeletedByPeer | Reason::Timeout) {
+            self.take_rival(cx);
+        }
+        if self.replaced {
+            self.let_go(cx);
+            return self.linger(cx);
+        }
         let by_peer = reason != Reason::Closed;
         let children = core::mem::take(&mut self.children);
         if reason != Reason::Timeout {
@@ -457,6 +481,7 @@ impl IkeSa {
         self.outstanding = None;
         self.tasks.clear();
         self.children.clear();
+        self.rival = None;
         self.keys = None;
         self.reassembly.clear();
         for spi in self.unborn.drain(..) {
@@ -489,7 +514,7 @@ impl IkeSa {
         match self.phase {
             Phase::Init(_) | Phase::Auth(_) | Phase::HalfOpen(_) => State::Connecting,
             Phase::Established => State::Established,
-            Phase::Closing => State::Closing,
+            Phase::Replaced | Phase::Closing => State::Closing,
             Phase::Dead => State::Dead,
         }
     }
@@ -528,6 +553,12 @@ impl IkeSa {
     #[must_use]
     pub fn is_initiator(&self) -> bool {
         self.side == Side::Initiator
+    }
+
+    /// Its algorithms; `None` before the key exchange and after the end.
+    #[must_use]
+    pub fn suite(&self) -> Option<IkeSuite> {
+        self.keys.as_ref().map(|keys| keys.suite)
     }
 
     /// Where IKE goes from and to at present.

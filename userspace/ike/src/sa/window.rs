@@ -9,6 +9,7 @@ use mitregate_wire::ike::{ExchangeType, Header, NotifyType, Payload};
 
 use super::child::Wanted;
 use super::message::{Opened, find_notify};
+use super::rekey::WantedIke;
 use super::{IkeSa, Phase};
 use crate::crypto::KeyPair;
 use crate::{Ctx, Output, Reason};
@@ -45,6 +46,7 @@ pub(super) enum Purpose {
     Auth(Option<Box<Wanted>>),
     Child(Box<Wanted>),
     DeleteChild(Spi),
+    RekeyIke(Box<WantedIke>),
     Liveness,
     DeleteIke,
 }
@@ -76,6 +78,10 @@ pub(super) enum Work {
         successors: u32,
     },
     DeleteChild(Spi),
+    RekeyIke {
+        /// How often the peer asked to try again later.
+        refusals: u8,
+    },
     Liveness,
     DeleteIke,
 }
@@ -275,6 +281,7 @@ impl IkeSa {
                     successors,
                 } => self.request_child(config, replaces, refusals, successors, cx),
                 Work::DeleteChild(spi_in) => self.request_delete_child(spi_in, cx),
+                Work::RekeyIke { refusals } => self.request_rekey(refusals, cx),
                 Work::Liveness => {
                     self.request(ExchangeType::INFORMATIONAL, Purpose::Liveness, &[], cx)
                 }
@@ -305,6 +312,7 @@ impl IkeSa {
             Purpose::Auth(wanted) => self.finish_auth(wanted.as_deref(), payloads, cx),
             Purpose::Child(wanted) => self.finish_child(*wanted, payloads, cx),
             Purpose::DeleteChild(spi_in) => self.finish_delete_child(spi_in, cx),
+            Purpose::RekeyIke(wanted) => self.finish_rekey(*wanted, payloads, cx),
             Purpose::Liveness => self.outputs.push_back(Output::LivenessAnswered),
             Purpose::DeleteIke => self.end(Reason::Closed, cx),
         }

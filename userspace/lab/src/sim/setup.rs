@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, Childless, Config, ConnectionConfig, Dynamic, EncapMode, GateConfig, LocalAuth,
-    Psk, RemoteAuth, Retransmit, Role, StartAction, Unique,
+    ChildConfig, ChildLifetime, Childless, Config, ConnectionConfig, Dynamic, EncapMode,
+    GateConfig, IkeLifetime, LocalAuth, Psk, RemoteAuth, Retransmit, Role, StartAction, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_ike::Fragmentation;
@@ -45,6 +45,8 @@ pub struct Plan {
     pub rekey_packets: u64,
     /// Soft limit.
     pub rekey_bytes: u64,
+    /// Soft lifetime of an IKE SA; zero: for ever.
+    pub ike_rekey_time: Duration,
     /// The client makes a new IKE SA after this time; zero: never.
     pub reauth_time: Duration,
 }
@@ -62,6 +64,7 @@ impl Default for Plan {
             life_time: None,
             rekey_packets: u64::MAX,
             rekey_bytes: u64::MAX,
+            ike_rekey_time: Duration::ZERO,
             reauth_time: Duration::ZERO,
         }
     }
@@ -81,6 +84,22 @@ pub fn gateway_inside(child: u8) -> Ipv4Addr {
 }
 
 impl Plan {
+    fn child_lifetime(&self) -> ChildLifetime {
+        let default = ChildLifetime::new(self.rekey_time);
+        let (life_bytes, rand_bytes) = ChildLifetime::count_for(self.rekey_bytes);
+        let (life_packets, rand_packets) = ChildLifetime::count_for(self.rekey_packets);
+        ChildLifetime {
+            life_time: self.life_time.unwrap_or(default.life_time),
+            rekey_bytes: self.rekey_bytes,
+            life_bytes,
+            rand_bytes,
+            rekey_packets: self.rekey_packets,
+            life_packets,
+            rand_packets,
+            ..default
+        }
+    }
+
     fn children(&self, client: usize, role: Role) -> Vec<ChildConfig> {
         let child = |n: u8| {
             let near = format!("{}/32", client_inside(client));
@@ -102,12 +121,7 @@ impl Plan {
                 dynamic: Dynamic::default(),
                 esp_proposals: esp.map(|p| p.parse().expect("a proposal")).collect(),
                 start_action,
-                rekey_time: self.rekey_time,
-                life_time: self
-                    .life_time
-                    .unwrap_or_else(|| ChildConfig::default_life_time(self.rekey_time)),
-                rekey_packets: self.rekey_packets,
-                rekey_bytes: self.rekey_bytes,
+                lifetime: self.child_lifetime(),
             }
         };
         (0..self.children).map(child).collect()
@@ -144,7 +158,10 @@ impl Plan {
             fragmentation: Fragmentation::default(),
             gate: GateConfig::new(role),
             children: self.children(client, role),
-            reauth_time: self.reauth_time,
+            lifetime: IkeLifetime {
+                reauth_time: self.reauth_time,
+                ..IkeLifetime::new(self.ike_rekey_time)
+            },
             dpd_delay: ConnectionConfig::DPD_DELAY,
             keepalive: ConnectionConfig::KEEPALIVE,
             vips: Vec::new(),

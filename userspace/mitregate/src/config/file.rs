@@ -158,7 +158,9 @@ pub struct Connection {
     pub dpd_delay: Option<String>,
     /// Between keepalives behind a NAT; `0s`: none.
     pub keepalive: Option<String>,
-    /// Age at which a client replaces the whole IKE SA; `0s`: never.
+    /// Age at which an IKE SA is rekeyed; `0s`: never.
+    pub rekey_time: Option<String>,
+    /// Age at which a client replaces an IKE SA by one that authenticates anew; `0s`: never.
     pub reauth_time: Option<String>,
     /// Virtual addresses to ask for; `0.0.0.0` and `::`: any.
     #[serde(default)]
@@ -174,6 +176,10 @@ pub struct Connection {
     /// IKE SAs without a CHILD_SA: `allow`, `prefer`, `force` or `never`.
     #[serde(default = "allow")]
     pub childless: String,
+    /// How long after `rekey_time` an IKE SA ends that was not replaced.
+    pub over_time: Option<String>,
+    /// How much earlier than due it is rekeyed or replaced, at most, at random.
+    pub rand_time: Option<String>,
     #[serde(default)]
     pub children: BTreeMap<String, Child>,
 }
@@ -228,10 +234,20 @@ pub struct Child {
     pub rekey_time: Option<String>,
     /// Age at which an epoch ends, replaced or not.
     pub life_time: Option<String>,
-    /// Packets after which a fresh epoch is negotiated.
-    pub rekey_packets: Option<u64>,
-    /// Bytes after which a fresh epoch is negotiated.
+    /// How much earlier than due it is negotiated, at most, at random.
+    pub rand_time: Option<String>,
+    /// Inner bytes sent after which a fresh epoch is negotiated.
     pub rekey_bytes: Option<u64>,
+    /// Inner bytes that an epoch sends at all.
+    pub life_bytes: Option<u64>,
+    /// As `rand_time`.
+    pub rand_bytes: Option<u64>,
+    /// Packets sent after which a fresh epoch is negotiated.
+    pub rekey_packets: Option<u64>,
+    /// Packets that an epoch sends at all.
+    pub life_packets: Option<u64>,
+    /// As `rand_time`.
+    pub rand_packets: Option<u64>,
 }
 
 /// One pre-shared key.

@@ -13,7 +13,7 @@ use mitregate_wire::TrafficSelector;
 use super::convert::Check;
 use super::file::{self, File};
 use super::locate::FieldPath;
-use super::{policy, pools, secret};
+use super::{lifetime, policy, pools, secret};
 
 /// Whoever it is (swanctl's word).
 const ANY: &str = "%any";
@@ -244,13 +244,8 @@ fn connection(
             &connection.keepalive,
             ConnectionConfig::KEEPALIVE,
         ),
-        (
-            "reauth_time",
-            &connection.reauth_time,
-            ConnectionConfig::REAUTH_TIME,
-        ),
     ];
-    let [dpd_delay, keepalive, reauth_time] =
+    let [dpd_delay, keepalive] =
         times.map(|(field, text, default)| check.duration(&at.key(field), text.as_ref(), default));
     Some(ConnectionConfig {
         name: name.to_owned(),
@@ -268,7 +263,7 @@ fn connection(
         fragmentation: fragmentation?,
         gate,
         children,
-        reauth_time,
+        lifetime: lifetime::ike(check, at, connection),
         dpd_delay,
         keepalive,
         vips,
@@ -456,30 +451,6 @@ fn child(
         &child.start_action,
         &[("start", StartAction::Start), ("none", StartAction::None)],
     );
-    let rekey_time = check.duration(
-        &at.key("rekey_time"),
-        child.rekey_time.as_ref(),
-        ChildConfig::REKEY_TIME,
-    );
-    if rekey_time < Duration::from_secs(1) {
-        check.error(&at.key("rekey_time"), "is less than 1s");
-    }
-    let life_time = check.duration(
-        &at.key("life_time"),
-        child.life_time.as_ref(),
-        ChildConfig::default_life_time(rekey_time),
-    );
-    if life_time <= rekey_time {
-        check.error(&at.key("life_time"), "must be longer than rekey_time");
-    }
-    for (field, limit) in [
-        ("rekey_packets", child.rekey_packets),
-        ("rekey_bytes", child.rekey_bytes),
-    ] {
-        if limit == Some(0) {
-            check.error(&at.key(field), "is 0: nothing could ever be sent");
-        }
-    }
     Some(ChildConfig {
         name: name.to_owned(),
         local_ts,
@@ -487,10 +458,7 @@ fn child(
         dynamic: Dynamic { local, remote },
         esp_proposals,
         start_action: start_action?,
-        rekey_time,
-        life_time,
-        rekey_packets: child.rekey_packets.unwrap_or(u64::MAX),
-        rekey_bytes: child.rekey_bytes.unwrap_or(u64::MAX),
+        lifetime: lifetime::child(check, at, child),
     })
 }
 

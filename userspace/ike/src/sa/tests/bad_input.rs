@@ -538,10 +538,18 @@ fn odd_requests_for_children() {
         );
     }
 
-    // Rekeying the IKE SA is not done yet.
+    // Rekeys of the IKE SA: an SPI that is none, no key exchange.
     let ike = crate::proposal::offer_ike(&world.hosts[CLIENT].config.proposals, &[]);
+    for spi in [&[][..], &[0; 8], &[1; 4], &[1; 9]] {
+        let mut ike = ike.clone();
+        ike[0].spi = spi.to_vec();
+        let answer = request(&mut world, create, &[Payload::Sa(ike), nonce.clone()]);
+        assert_eq!(only_notify(&answer), NotifyType::NO_PROPOSAL_CHOSEN);
+    }
+    let mut ike = ike;
+    ike[0].spi = vec![1; 8];
     let answer = request(&mut world, create, &[Payload::Sa(ike), nonce.clone()]);
-    assert_eq!(only_notify(&answer), NotifyType::NO_ADDITIONAL_SAS);
+    assert_eq!(only_notify(&answer), NotifyType::INVALID_KE_PAYLOAD);
 
     // Selectors of a type nobody knows, or that run backwards, match nothing.
     use mitregate_wire::ike::{Addresses, Selector, TsType};

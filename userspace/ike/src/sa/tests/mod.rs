@@ -7,6 +7,7 @@ mod exchanges;
 mod faults;
 mod fragments;
 mod handshake;
+mod rekey_ike;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -94,6 +95,11 @@ impl Setup {
         self.client.proposals = parse(client);
         self.server.proposals = parse(server);
         self
+    }
+
+    /// Another server's, with these proposals.
+    pub(super) fn server_with(proposals: &str) -> Arc<IkeConfig> {
+        Arc::new(Self::new().proposals(proposals, proposals).server)
     }
 
     pub(super) fn esp(mut self, client: &str, server: &str) -> Self {
@@ -329,6 +335,23 @@ impl World {
         result
     }
 
+    /// Calls the IKE SA that a host would use: its youngest that stands.
+    pub(super) fn call_live<T>(
+        &mut self,
+        host: usize,
+        call: impl FnOnce(&mut IkeSa, &mut Ctx<'_>) -> T,
+    ) -> T {
+        let mut sas = self.hosts[host].sas.iter();
+        let index = sas
+            .rposition(|sa| sa.state() == State::Established)
+            .expect("an IKE SA that stands");
+        let mut sa = self.hosts[host].sas.remove(index);
+        let result = self.with_cx(host, |cx| call(&mut sa, cx));
+        self.hosts[host].sas.insert(index, sa);
+        self.drain(host);
+        result
+    }
+
     fn send(&mut self, from: usize, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
         let (mut source, mut destination) = (local, remote);
         if let Some(public) = self.nat {
@@ -376,7 +399,17 @@ impl World {
             let mut dead = false;
             while let Some(output) = self.hosts[host].sas[index].poll_output() {
                 assert!(!dead, "output after Dead");
-                dead = self.act(host, output);
+                match output {
+                    Output::Rekeyed(successor) => {
+                        self.hosts[host].log.push("rekeyed".into());
+                        self.hosts[host].sas.push(*successor);
+                    }
+                    Output::Redundant(sa) => {
+                        self.hosts[host].log.push("redundant".into());
+                        self.hosts[host].sas.push(*sa);
+                    }
+                    output => dead = self.act(host, output),
+                }
             }
             if dead {
                 self.hosts[host].sas.remove(index);
@@ -418,6 +451,8 @@ impl World {
                 let name = name.unwrap_or_else(|| "?".into());
                 host.log.push(format!("child {name} failed: {reason}"));
             }
+            Output::RekeyFailed(reason) => host.log.push(format!("rekey failed: {reason}")),
+            Output::Rekeyed(_) | Output::Redundant(_) => unreachable!(),
             Output::LivenessAnswered => host.log.push("alive".into()),
             Output::PeerMoved { remote, .. } => host.log.push(format!("peer moved to {remote}")),
             Output::Failed(reason) => host.log.push(format!("failed: {reason}")),
