@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mitregate_wire::TrafficSelector;
 use zeroize::Zeroizing;
 
+use crate::cert::{Credentials, TrustStore};
 use crate::identity::{IdPattern, Identity};
 use crate::proposal::{EspProposal, IkeProposal};
 
@@ -250,6 +251,8 @@ impl Psk {
 pub enum LocalAuth {
     /// By a shared secret (RFC 7296 §2.15).
     Psk(Psk),
+    /// By a signature.
+    Pubkey(Arc<Credentials>),
 }
 
 /// How a peer must prove who it is. A peer that proves it in another way is refused.
@@ -257,6 +260,8 @@ pub enum LocalAuth {
 pub enum RemoteAuth {
     /// By a shared secret (RFC 7296 §2.15).
     Psk(Psk),
+    /// By a signature, with a certificate that is trusted.
+    Pubkey(Arc<TrustStore>),
 }
 
 /// A word that none of the choices is spelled as.

@@ -305,7 +305,7 @@ mod tests {
             let oid = "2.5.4.3".parse().unwrap();
             let set = SetOfVec::try_from(vec![AttributeTypeAndValue { oid, value }]).unwrap();
             let mut rdns = RdnSequence::default();
-            rdns.push(RelativeDistinguishedName::try_from(set).unwrap());
+            rdns.push(RelativeDistinguishedName::from(set));
             rdns.to_der().unwrap()
         };
         assert!(same(&parse("CN=lab gw").unwrap(), &utf8));

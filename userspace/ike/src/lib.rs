@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod capabilities;
+pub mod cert;
 mod config;
 mod cookie;
 mod crypto;
@@ -40,6 +41,8 @@ use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{Header, NotifyType, ParseError, PayloadType};
 use rand_core::CryptoRng;
+
+use cert::CertFault;
 
 pub use config::{
     Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, Fragmentation,
@@ -232,6 +235,12 @@ pub enum Reason {
     /// The peer's AUTH payload is wrong: most often the shared secrets differ.
     #[error("peer failed to authenticate: wrong shared secret or method")]
     AuthenticationFailed,
+    /// The peer's certificate proves nothing; [`IkeSa::certificate_error`] has the whole story.
+    #[error("peer failed to authenticate: certificate {0}")]
+    Certificate(CertFault),
+    /// The peer can check none of the signatures that our keys make.
+    #[error("peer knows none of the signature algorithms of our keys")]
+    NoSignature,
     /// No connection is configured for the peer's identity, or it is not the expected one.
     #[error("peer's identity is not configured")]
     UnknownIdentity,

@@ -1,6 +1,8 @@
-//! IKE_AUTH with a pre-shared key (RFC 7296 §1.2, §2.15, §2.21.2), both roles.
+//! IKE_AUTH with a pre-shared key or a signature (RFC 7296 §1.2, §2.15, §2.21.2; RFC 7427), both
+//! roles. The two directions need not use the same.
 
 use core::net::SocketAddr;
+use core::time::Duration;
 use std::sync::Arc;
 
 use mitregate_wire::ike::{
@@ -8,11 +10,13 @@ use mitregate_wire::ike::{
 };
 use subtle::ConstantTimeEq;
 
+use super::certificates::{Hints, certificate_payloads, certificate_request};
 use super::child::Wanted;
 use super::message::{error, find, find_notify, notify};
 use super::window::Purpose;
 use super::{Fate, IkeSa, Phase};
 use crate::capabilities::esp_echo;
+use crate::cert::{Credentials, PeerCertificates};
 use crate::config::{Childless, LocalAuth, Psk, RemoteAuth};
 use crate::crypto::Secret;
 use crate::keys::{Nonces, Side};
@@ -36,6 +40,13 @@ pub(super) struct HalfOpen {
     pub(super) own_message: Vec<u8>,
     /// Its request.
     pub(super) peer_message: Vec<u8>,
+}
+
+/// Our proof, in the payloads that carry it.
+struct Proven {
+    id: Payload,
+    certificates: Vec<Payload>,
+    auth: Payload,
 }
 
 impl IkeSa {
@@ -63,30 +74,52 @@ impl IkeSa {
         Ok(keys.schedule.psk_auth(psk.bytes(), octets))
     }
 
-    /// ID and AUTH payload of ours.
-    fn prove(&self, message: &[u8], nonces: &Nonces) -> Result<[Payload; 2], Reason> {
-        let id = self.config.local_id.to_payload();
-        let octets = self.signed_octets(self.side, message, nonces, &id)?;
-        let (method, data) = match &self.config.local_auth {
+    /// Proves our identity.
+    fn prove(&self, message: &[u8], nonces: &Nonces) -> Result<Proven, Reason> {
+        let octets = |id: &Identification| self.signed_octets(self.side, message, nonces, id);
+        let mut certificates = Vec::new();
+        let (id, auth) = match &self.config.local_auth {
             LocalAuth::Psk(psk) => {
-                let data = self.psk_auth(psk, &octets)?.to_vec();
-                (AuthMethod::SHARED_KEY_MIC, data)
+                let id = self.config.local_id.to_payload();
+                let data = self.psk_auth(psk, &octets(&id)?)?.to_vec();
+                let method = AuthMethod::SHARED_KEY_MIC;
+                (id, Authentication { method, data })
+            }
+            LocalAuth::Pubkey(credentials) => {
+                let Hints {
+                    authorities,
+                    hashes,
+                } = &self.hints;
+                let (credential, proof) = credentials
+                    .choose(authorities, hashes.as_ref())
+                    .ok_or(Reason::NoSignature)?;
+                let id = Credentials::spelled(credential, &self.config.local_id).to_payload();
+                certificates.extend(certificate_payloads(credential));
+                let signature = credential.key().sign(proof, &octets(&id)?);
+                let auth = signature.and_then(|signature| proof.payload(signature));
+                (id, auth.ok_or(Reason::Resources("signature"))?)
             }
         };
         let id = match self.side {
             Side::Initiator => Payload::IdI(id),
             Side::Responder => Payload::IdR(id),
         };
-        Ok([id, Payload::Authentication(Authentication { method, data })])
+        Ok(Proven {
+            id,
+            certificates,
+            auth: Payload::Authentication(auth),
+        })
     }
 
-    /// Is the peer who it says to be, and is that whom we want?
+    /// Is the peer who it says to be, and is that whom we want? `payloads` may have its certificates.
     fn verify(
-        &self,
+        &mut self,
         message: &[u8],
         nonces: &Nonces,
         id: &Identification,
         auth: &Authentication,
+        payloads: &[Payload],
+        unix_time: Duration,
     ) -> Result<(), Reason> {
         if self
             .config
@@ -102,6 +135,22 @@ impl IkeSa {
                 let expected = self.psk_auth(psk, &octets)?;
                 auth.method == AuthMethod::SHARED_KEY_MIC
                     && bool::from(expected.ct_eq(auth.data.as_slice()))
+            }
+            // Else a wrong word in one of the configurations would be called a bad signature.
+            RemoteAuth::Pubkey(_) if auth.method == AuthMethod::SHARED_KEY_MIC => false,
+            RemoteAuth::Pubkey(trust) => {
+                let sent = payloads.iter().filter_map(|payload| match payload {
+                    Payload::Certificate(certificate) => Some(certificate),
+                    _ => None,
+                });
+                let checked =
+                    PeerCertificates::new(sent).check(trust, &id.into(), unix_time, &octets, auth);
+                if let Err(error) = checked {
+                    let fault = error.fault;
+                    self.certificate_error = Some(error);
+                    return Err(Reason::Certificate(fault));
+                }
+                true
             }
         };
         if proven {
@@ -122,17 +171,19 @@ impl IkeSa {
 
     /// Sends IKE_AUTH, as a rule with the first CHILD_SA of the configuration.
     pub(super) fn start_auth(&mut self, auth: Auth, cx: &mut Ctx<'_>) -> Result<(), Reason> {
-        let [id, proof] = self.prove(&auth.own_message, &auth.nonces)?;
+        let proven = self.prove(&auth.own_message, &auth.nonces)?;
         let wanted = match self.starts_childless()? {
             true => None,
             false => Some(self.want_child(0, None, cx)?),
         };
-        let mut payloads = vec![id];
+        let mut payloads = vec![proven.id];
+        payloads.extend(proven.certificates);
+        payloads.extend(certificate_request(core::iter::once(&*self.config)));
         let expected = self.config.remote_id.as_ref();
         if let Some(expected) = expected.and_then(IdPattern::exact) {
             payloads.push(Payload::IdR(expected.to_payload()));
         }
-        payloads.push(proof);
+        payloads.push(proven.auth);
         if self.config.initial_contact {
             payloads.push(notify(NotifyType::INITIAL_CONTACT));
         }
@@ -165,9 +216,15 @@ impl IkeSa {
             return self.fail(refusal, cx);
         };
         self.peer_id = Some(id.into());
-        if let Err(reason) = self.verify(&auth.peer_message, &auth.nonces, id, proof) {
+        let Auth {
+            nonces,
+            peer_message,
+            ..
+        } = &*auth;
+        if let Err(reason) = self.verify(peer_message, nonces, id, proof, payloads, cx.unix_time) {
             let peer = Identity::from(id);
-            tracing::warn!(connection = self.config.name, %peer, %reason, "responder not authenticated");
+            let why = self.why(reason);
+            tracing::warn!(connection = self.config.name, %peer, %why, "responder not authenticated");
             self.tell_not_authenticated(cx);
             return self.fail(reason, cx);
         }
@@ -236,7 +293,8 @@ impl IkeSa {
     ) -> (Vec<Payload>, Fate) {
         // The initiator may have moved to port 4500 between the two exchanges.
         (self.local, self.remote) = (local, remote);
-        match self.admit(state, payloads) {
+        self.hints.take_requests(payloads);
+        match self.admit(state, payloads, cx.unix_time) {
             Ok((id, mut answer)) => {
                 answer.extend(self.answer_first_configuration(payloads, cx));
                 self.establish(id, payloads, &state.nonces, is_childless(payloads));
@@ -247,7 +305,8 @@ impl IkeSa {
             Err(reason) => {
                 let peer = self.peer_id.as_ref().map(ToString::to_string);
                 let peer = peer.as_deref().unwrap_or("unnamed");
-                tracing::info!(connection = self.config.name, peer, %reason, "initiator not authenticated");
+                let why = self.why(reason);
+                tracing::info!(connection = self.config.name, peer, %why, "initiator not authenticated");
                 // RFC 7296 §2.21.2; which identities are known is nobody's business.
                 let kind = match reason {
                     // RFC 6023 §3: as from who does not know it.
@@ -264,6 +323,7 @@ impl IkeSa {
         &mut self,
         state: &HalfOpen,
         payloads: &'a [Payload],
+        unix_time: Duration,
     ) -> Result<(&'a Identification, Vec<Payload>), Reason> {
         let id =
             find!(payloads, Payload::IdI(id) => id).ok_or(Reason::Protocol("no IDi payload"))?;
@@ -289,11 +349,28 @@ impl IkeSa {
         {
             return Err(Reason::NoProposalChosen);
         }
-        self.verify(&state.peer_message, &state.nonces, id, proof)?;
+        let HalfOpen {
+            nonces,
+            peer_message,
+            ..
+        } = state;
+        self.verify(peer_message, nonces, id, proof, payloads, unix_time)?;
         if is_childless(payloads) && self.config.childless == Childless::Never {
             return Err(Reason::Childless);
         }
-        Ok((id, self.prove(&state.own_message, &state.nonces)?.into()))
+        let proven = self.prove(&state.own_message, &state.nonces)?;
+        let mut answer = vec![proven.id];
+        answer.extend(proven.certificates);
+        answer.push(proven.auth);
+        Ok((id, answer))
+    }
+
+    /// The reason with all that is known.
+    fn why(&self, reason: Reason) -> String {
+        match (&self.certificate_error, reason) {
+            (Some(error), Reason::Certificate(_)) => error.to_string(),
+            _ => reason.to_string(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use mitregate_wire::ike::{
 };
 
 use super::auth::{Auth, HalfOpen};
+use super::certificates::{Hints, announce_hashes, certificate_request};
 use super::message::{error, find, find_notify, notify, notify_data, random_ike_spi, random_nonce};
 use super::window::Purpose;
 use super::{HALF_OPEN, IkeSa, Phase, unknown_critical};
@@ -71,6 +72,7 @@ impl IkeSa {
         if have_additional(&self.config.proposals) {
             payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
         }
+        payloads.extend(announce_hashes(core::iter::once(&*self.config)));
         let message = self
             .plain(ExchangeType::IKE_SA_INIT, false, 0, payloads)
             .emit()?;
@@ -179,6 +181,7 @@ impl IkeSa {
         };
         self.spi_r = response.spi_r;
         self.vendor = Vendor::of(payloads);
+        self.hints = Hints::of(payloads);
         self.peer_childless =
             find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some();
         self.settle_fragmentation(payloads);
@@ -373,6 +376,7 @@ pub(super) fn respond(
     sa.spi_r = random_ike_spi(cx.rng);
     sa.vendor = Vendor::of(payloads);
     sa.settle_fragmentation(payloads);
+    sa.hints = Hints::of(payloads);
     let plain_esp = offers_plain_esp(&sa.config, Some(sa.vendor));
     sa.settle_encap(detected, plain_esp);
     let nonces = Nonces {
@@ -386,6 +390,10 @@ pub(super) fn respond(
     if !suite.additional.is_empty() {
         payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
     }
+    // Until IKE_AUTH says which, it may be any of them.
+    let candidates = || candidates.iter().map(|config| &**config);
+    payloads.extend(certificate_request(candidates()));
+    payloads.extend(announce_hashes(candidates()));
     let response = sa
         .plain(ExchangeType::IKE_SA_INIT, true, 0, payloads)
         .emit()

@@ -1,6 +1,7 @@
 //! One IKE SA: what it knows, and how calls and messages reach the exchange they belong to.
 
 mod auth;
+mod certificates;
 mod child;
 mod configuration;
 mod fragment;
@@ -24,6 +25,7 @@ use mitregate_wire::ike::{
 };
 
 use crate::capabilities::Vendor;
+use crate::cert::CertError;
 use crate::keys::{Keys, Side};
 use crate::proposal::IkeSuite;
 use crate::{Ctx, Directory, Discard, Encap, Identity, IkeConfig, Nat, Output, Reason, Rejected};
@@ -99,6 +101,10 @@ pub struct IkeSa {
     vendor: Vendor,
     /// A responder said that it does without a first CHILD_SA (RFC 6023).
     peer_childless: bool,
+    /// Which certificates and signatures the peer can check.
+    hints: certificates::Hints,
+    /// What was wrong with the peer's certificate.
+    certificate_error: Option<CertError>,
     cp: Configured,
     nat: Nat,
     encap: Encap,
@@ -194,6 +200,8 @@ impl IkeSa {
             keys: None,
             vendor: Vendor::default(),
             peer_childless: false,
+            hints: certificates::Hints::default(),
+            certificate_error: None,
             cp: Configured::default(),
             nat: Nat::default(),
             encap: Encap::Esp,
@@ -529,6 +537,12 @@ impl IkeSa {
     #[must_use]
     pub const fn peer_id(&self) -> Option<&Identity> {
         self.peer_id.as_ref()
+    }
+
+    /// After [`Reason::Certificate`]: which of the peer's certificates is wrong, and how.
+    #[must_use]
+    pub const fn certificate_error(&self) -> Option<&CertError> {
+        self.certificate_error.as_ref()
     }
 
     /// The SPI that we chose: the key to find this IKE SA by.

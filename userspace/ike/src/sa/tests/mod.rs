@@ -1,6 +1,7 @@
 //! Two hosts, a network between them, and virtual time: everything from one seed.
 
 mod bad_input;
+mod certificates;
 mod children;
 mod configuration;
 mod exchanges;
