@@ -248,14 +248,8 @@ impl Site {
         nat: Option<Model>,
         link: Link,
     ) -> Self {
-        let gateway = world.add_host(plan.gateway(clients), plan.seed ^ 1 << 41, link, None);
         let nat = nat.map(|model| world.add_box(model.make(PUBLIC), Link::default(), None));
-        let mut site = Self {
-            clients: Vec::new(),
-            gateway,
-            nat,
-            flows: Vec::new(),
-        };
+        let mut hosts = Vec::new();
         for client in 0..clients {
             let last = u8::try_from(client + 2).unwrap_or(u8::MAX);
             let address = match nat {
@@ -264,16 +258,24 @@ impl Site {
             };
             let seed = plan.seed ^ 1 << 40 ^ (client as u64) << 42;
             let spec = plan.client(client, address);
-            let host = world.add_host(spec, seed, Link::default(), nat);
-            site.clients.push(host);
+            hosts.push(world.add_host(spec, seed, Link::default(), nat));
+        }
+        let gateway = world.add_host(plan.gateway(clients), plan.seed ^ 1 << 41, link, None);
+        let mut flows = Vec::new();
+        for (client, host) in hosts.iter().enumerate() {
             for child in 0..plan.children {
                 let (near, far) = (client_inside(client), gateway_inside(child));
-                let there = world.add_flow(host, near, gateway, far);
-                let back = world.add_flow(gateway, far, host, near);
-                site.flows.push([there, back]);
+                let there = world.add_flow(*host, near, gateway, far);
+                let back = world.add_flow(gateway, far, *host, near);
+                flows.push([there, back]);
             }
         }
-        site
+        Self {
+            clients: hosts,
+            gateway,
+            nat,
+            flows,
+        }
     }
 
     /// All flows send a packet each such time, or rest.

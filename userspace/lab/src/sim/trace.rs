@@ -237,15 +237,18 @@ fn esp_table(ring: &KeyRing) -> String {
     for (_, pair) in &ring.esp {
         for key in [&pair.inbound, &pair.outbound] {
             let cipher = match key.suite {
-                CipherSuite::Aes128Gcm16 | CipherSuite::Aes256Gcm16 => "AES-GCM [RFC4106]",
-                CipherSuite::ChaCha20Poly1305 => "ChaCha20 with Poly1305 [RFC7634]",
+                CipherSuite::Aes128Gcm16 | CipherSuite::Aes256Gcm16 => {
+                    "AES-GCM with 16 octet ICV [RFC4106]"
+                }
+                // tshark 4.0 has no name for it, and takes no table with a name that it does not know.
+                CipherSuite::ChaCha20Poly1305 => continue,
             };
             let mut hex = String::new();
             for byte in key.bytes() {
                 let _ = write!(hex, "{byte:02x}");
             }
             lines.insert(format!(
-                "\"IPv4\",\"*\",\"*\",\"0x{:08x}\",\"{cipher}\",\"0x{hex}\",\"ANY 128 bit authentication [no checking]\",\"\"",
+                "\"IPv4\",\"*\",\"*\",\"0x{:08x}\",\"{cipher}\",\"0x{hex}\",\"NULL\",\"\"",
                 key.spi
             ));
         }

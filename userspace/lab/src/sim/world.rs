@@ -127,6 +127,8 @@ pub struct World {
     next_id: u64,
     violation: Option<Violation>,
     deeds: Vec<Deed>,
+    /// Hosts whose first outputs were not taken yet.
+    fresh: Vec<usize>,
 }
 
 /// When every run begins.
@@ -154,6 +156,7 @@ impl World {
             next_id: 0,
             violation: None,
             deeds: Vec::new(),
+            fresh: Vec::new(),
         }
     }
 
@@ -173,7 +176,7 @@ impl World {
         at
     }
 
-    /// Starts a host; `parent` is the box that it is behind.
+    /// Adds a host, which starts when time next passes; `parent` is the box that it is behind.
     pub fn add_host(
         &mut self,
         spec: HostSpec,
@@ -192,7 +195,7 @@ impl World {
         });
         self.attached
             .insert(Place::Host(at), Attachment { link, parent });
-        self.pump(at);
+        self.fresh.push(at);
         at
     }
 
@@ -328,9 +331,17 @@ impl World {
         ticket
     }
 
+    /// Starts the hosts that were added, now.
+    pub fn begin(&mut self) {
+        for at in std::mem::take(&mut self.fresh) {
+            self.pump(at);
+        }
+    }
+
     /// Time passes, and all that it brings happens. Ends early at a violation.
     pub fn run(&mut self, length: Duration) -> Result<(), Violation> {
         let end = self.now + length;
+        self.begin();
         while let Some(next) = self.next_time().filter(|t| *t <= end) {
             self.now = self.now.max(next);
             self.step();

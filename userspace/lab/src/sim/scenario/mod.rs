@@ -149,6 +149,8 @@ impl Stage {
 
     /// The loss that is asked of rekeys and collisions: 20 %, with copies and packets overtaken.
     pub fn lossy_link(&mut self) -> Link {
+        // A new IKE SA is given up for a fresh one when too much of it was lost.
+        self.world.announced.push("reason=peer does not answer");
         Link {
             loss: 200,
             duplicate: 50,

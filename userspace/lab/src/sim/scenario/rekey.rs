@@ -82,6 +82,7 @@ fn lifetimes(stage: &mut Stage) -> Result<(), Violation> {
         stage.lossy_link()
     };
     let site = stage.pair(plan, link);
+    stage.up(&site, Duration::from_secs(120))?;
     site.traffic(&mut stage.world, Some(Duration::from_millis(50)));
     stage.world.run(Duration::from_secs(30))?;
     let rekeys = stage.world.tunnel(site.clients[0]).gate.rekeys;
@@ -93,13 +94,13 @@ fn lifetimes(stage: &mut Stage) -> Result<(), Violation> {
 
 fn reauth(stage: &mut Stage) -> Result<(), Violation> {
     let plan = Plan {
-        reauth_time: stage.ms(8_000, 20_000),
+        reauth_time: stage.ms(20_000, 40_000),
         ..Plan::default()
     };
     let link = stage.lossy_link();
     let site = stage.pair(plan, link);
     site.traffic(&mut stage.world, Some(Duration::from_millis(250)));
-    let length = stage.ms(20_000, 50_000);
+    let length = stage.ms(25_000, 60_000);
     stage.world.run(length)?;
     settle(&mut stage.world, &site)
 }
