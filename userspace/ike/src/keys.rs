@@ -100,7 +100,6 @@ impl KeySchedule {
 
     /// The keys of a new IKE SA that replaces this one, `suite` and SPIs being the new one's
     /// (RFC 7296 §2.18, RFC 9370 §2.2.4): the PRF for SKEYSEED is the old one's.
-    #[allow(dead_code, reason = "the rekey of IKE SAs calls it")]
     pub(crate) fn rekey(
         &self,
         suite: IkeSuite,
@@ -231,7 +230,6 @@ pub(crate) struct SharedSecrets(Vec<Secret>);
 
 impl SharedSecrets {
     /// Takes in the next one.
-    #[allow(dead_code, reason = "IKE_FOLLOWUP_KE calls it")]
     pub(crate) fn push(&mut self, secret: Secret) {
         self.0.push(secret);
     }

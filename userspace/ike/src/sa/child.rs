@@ -12,7 +12,8 @@ use mitregate_wire::ike::{
 
 use rand_core::CryptoRng;
 
-use super::message::{error, find, random_nonce};
+use super::followup::Series;
+use super::message::{error, find, find_notify, random_nonce};
 use super::window::{Purpose, Task, Work};
 use super::{IkeSa, Phase};
 use crate::crypto::KeyPair;
@@ -56,7 +57,7 @@ pub(super) struct Wanted {
     replaces: Option<Spi>,
     refusals: u8,
     successors: u32,
-    spi_in: Spi,
+    pub(super) spi_in: Spi,
     nonce: Vec<u8>,
     /// For perfect forward secrecy.
     key_pair: Option<KeyPair>,
@@ -153,9 +154,13 @@ impl IkeSa {
     }
 
     pub(super) fn rekey_under_way(&self, spi_in: Option<Spi>) -> bool {
-        self.outstanding.as_ref().is_some_and(|request| {
-            matches!(&request.purpose, Purpose::Child(wanted) if wanted.replaces == spi_in)
-        })
+        self.outstanding
+            .as_ref()
+            .is_some_and(|request| match &request.purpose {
+                Purpose::Child(wanted) => wanted.replaces == spi_in,
+                Purpose::FollowUp(follow_up) => follow_up.replaces(spi_in),
+                _ => false,
+            })
     }
 
     /// Deletes the CHILD_SA that we receive on `spi_in`; `ChildDeleted` follows when the peer
@@ -199,7 +204,7 @@ impl IkeSa {
         Some(spi)
     }
 
-    fn release_spi(&mut self, spi: Spi, cx: &mut Ctx<'_>) {
+    pub(super) fn release_spi(&mut self, spi: Spi, cx: &mut Ctx<'_>) {
         if let Some(index) = self.unborn.iter().position(|unborn| *unborn == spi) {
             self.unborn.swap_remove(index);
             cx.spis.release(spi);
@@ -270,7 +275,12 @@ impl IkeSa {
     }
 
     /// The response to CREATE_CHILD_SA.
-    pub(super) fn finish_child(&mut self, wanted: Wanted, payloads: &[Payload], cx: &mut Ctx<'_>) {
+    pub(super) fn finish_child(
+        &mut self,
+        mut wanted: Wanted,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) {
         match error(payloads) {
             Some(notify) if notify.kind == NotifyType::INVALID_KE_PAYLOAD => {
                 let id = <[u8; 2]>::try_from(notify.data.as_slice()).map(u16::from_be_bytes);
@@ -278,21 +288,11 @@ impl IkeSa {
                 self.regroup(wanted, group, cx);
                 return;
             }
-            Some(notify)
-                if notify.kind == NotifyType::TEMPORARY_FAILURE
-                    && wanted.refusals < MAX_REFUSALS =>
-            {
-                self.release_spi(wanted.spi_in, cx);
-                self.tasks.push_back(Task {
-                    not_before: cx.now + refused_wait(cx.rng),
-                    work: Work::Child {
-                        config: wanted.config,
-                        replaces: wanted.replaces,
-                        refusals: wanted.refusals + 1,
-                        successors: wanted.successors,
-                    },
-                });
-                return;
+            Some(notify) if notify.kind == NotifyType::TEMPORARY_FAILURE => {
+                wanted = match self.try_later(wanted, cx) {
+                    Ok(()) => return,
+                    Err(wanted) => wanted,
+                };
             }
             _ => {}
         }
@@ -304,11 +304,56 @@ impl IkeSa {
         };
         let replaces = wanted.replaces;
         let groups = Groups::Negotiate(wanted.key_pair.as_ref().map(KeyPair::group));
+        if find_notify(payloads, NotifyType::ADDITIONAL_KEY_EXCHANGE).is_some() {
+            return self.follow_up_child(wanted, groups, nonces, payloads, cx);
+        }
         self.conclude_child(&wanted, groups, &nonces, payloads, cx);
         // RFC 7296 §2.25: what the peer does not have is no use to us either.
         if let (true, Some(spi_in)) = (gone, replaces) {
             self.remove_child(spi_in, true);
         }
+    }
+
+    /// More key exchanges are to come: nothing stands yet (RFC 9370 §2.2.4).
+    fn follow_up_child(
+        &mut self,
+        wanted: Wanted,
+        groups: Groups,
+        nonces: Nonces,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) {
+        let (config, replaces, spi_in) = (wanted.config, wanted.replaces, wanted.spi_in);
+        match self.check_answer(&wanted, groups, &nonces, payloads) {
+            Ok((agreed, shared)) => {
+                let series = Series::for_child(agreed, Some(wanted), shared, nonces);
+                if let Err(reason) = self.follow_up(series, payloads, cx) {
+                    self.end(reason, cx);
+                }
+            }
+            Err(reason) => {
+                self.release_spi(spi_in, cx);
+                self.child_failed(Some(config), replaces, reason);
+            }
+        }
+    }
+
+    /// The peer asked to try again later; gives it back when that was often enough.
+    pub(super) fn try_later(&mut self, wanted: Wanted, cx: &mut Ctx<'_>) -> Result<(), Wanted> {
+        if wanted.refusals >= MAX_REFUSALS {
+            return Err(wanted);
+        }
+        self.release_spi(wanted.spi_in, cx);
+        self.tasks.push_back(Task {
+            not_before: cx.now + refused_wait(cx.rng),
+            work: Work::Child {
+                config: wanted.config,
+                replaces: wanted.replaces,
+                refusals: wanted.refusals + 1,
+                successors: wanted.successors,
+            },
+        });
+        Ok(())
     }
 
     /// The peer wants another group: once, and one that we offered (RFC 7296 §1.3).
@@ -351,6 +396,9 @@ impl IkeSa {
             .and_then(|(agreed, shared)| {
                 if stillborn.contains(&agreed.spi_out.get()) {
                     return Err(Reason::DeletedByPeer);
+                }
+                if !agreed.suite.additional.is_empty() {
+                    return Err(Reason::Protocol("no ADDITIONAL_KEY_EXCHANGE"));
                 }
                 self.install(agreed, &shared, nonces)
             });
@@ -507,7 +555,11 @@ impl IkeSa {
     pub(super) fn expects_child(&self) -> bool {
         self.outstanding
             .as_ref()
-            .is_some_and(|request| matches!(request.purpose, Purpose::Child(_)))
+            .is_some_and(|request| match &request.purpose {
+                Purpose::Child(_) => true,
+                Purpose::FollowUp(follow_up) => !follow_up.is_for_ike(),
+                _ => false,
+            })
     }
 
     /// Removes a CHILD_SA and says so, if it is still there.

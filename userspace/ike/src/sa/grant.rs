@@ -6,11 +6,12 @@ use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{KeyExchange, Notify, NotifyType, Payload, ProtocolId};
 
 use super::child::{Agreed, Asked, MAX_CHILDREN};
+use super::followup::Series;
 use super::message::{find, find_notify, notify, random_nonce};
 use super::{Fate, IkeSa, Phase};
 use crate::crypto::Reply;
 use crate::keys::Nonces;
-use crate::proposal::{Group, Groups, choose_esp};
+use crate::proposal::{Group, Groups, choose_esp, offered, wanted};
 use crate::selectors::{from_wire, narrow, to_wire};
 use crate::{ChildConfig, Childless, Ctx, Reason};
 
@@ -151,7 +152,6 @@ impl IkeSa {
         nonces: &Nonces,
         cx: &mut Ctx<'_>,
     ) -> Result<Vec<Payload>, Refusal> {
-        let no_proposal = || Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, Reason::NoProposalChosen);
         let (remote, local) = (from_wire(asked.ts_i), from_wire(asked.ts_r));
         let (config, local_ts, remote_ts) = self
             .choose_child(&local, &remote, replaced.map(|(config, _)| config))
@@ -160,8 +160,20 @@ impl IkeSa {
                 Reason::TsUnacceptable,
             ))?;
         let child = &self.config.children[config];
-        let (suite, spi_out, mut answer) =
-            choose_esp(&child.esp_proposals, asked.proposals, groups).ok_or_else(no_proposal)?;
+        let choice = choose_esp(&child.esp_proposals, asked.proposals, groups);
+        let Some((suite, spi_out, mut answer)) = choice else {
+            tracing::info!(
+                connection = self.config.name,
+                child = child.name,
+                offered = %offered(asked.proposals),
+                wanted = %wanted(&child.esp_proposals),
+                "no common ESP proposal"
+            );
+            return Err(Refusal::new(
+                NotifyType::NO_PROPOSAL_CHOSEN,
+                Reason::NoProposalChosen,
+            ));
+        };
 
         let mut own_ke = None;
         let mut shared = None;
@@ -199,6 +211,11 @@ impl IkeSa {
             replaces: replaced.map(|(_, spi_in)| spi_in),
             initiator: false,
         };
+        if !suite.additional.is_empty() {
+            let series = Series::for_child(agreed, None, shared.into(), nonces.clone());
+            payloads.push(self.await_follow_up(series, cx));
+            return Ok(payloads);
+        }
         self.install(agreed, &shared.into(), nonces)
             .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
         Ok(payloads)

@@ -134,7 +134,7 @@ impl IkeSa {
 }
 
 /// The peer's public value of `group`.
-fn public_value(group: Group, payloads: &[Payload]) -> Result<&[u8], Reason> {
+pub(super) fn public_value(group: Group, payloads: &[Payload]) -> Result<&[u8], Reason> {
     find!(payloads, Payload::KeyExchange(ke) => ke)
         .filter(|ke| ke.method == group.id())
         .map(|ke| ke.data.as_slice())

@@ -4,6 +4,7 @@ mod auth;
 mod certificates;
 mod child;
 mod configuration;
+mod followup;
 mod fragment;
 mod grant;
 mod informational;
@@ -132,6 +133,8 @@ pub struct IkeSa {
     stillborn: Vec<u32>,
     /// The peer's successor to this IKE SA, while our own request for one is under way.
     rival: Option<rekey::Rival>,
+    /// The peer's CREATE_CHILD_SA that more key exchanges are to follow.
+    awaited: Option<Box<followup::Awaited>>,
     /// A successor was handed out: of what becomes of this one nobody needs to hear.
     replaced: bool,
     /// When a half-open, replaced or dead IKE SA goes.
@@ -216,6 +219,7 @@ impl IkeSa {
             unborn: Vec::new(),
             stillborn: Vec::new(),
             rival: None,
+            awaited: None,
             replaced: false,
             expires: None,
             outputs: VecDeque::new(),
@@ -268,7 +272,9 @@ impl IkeSa {
             Phase::HalfOpen(_) => header.exchange == self.half_open_expects(),
             Phase::Established | Phase::Replaced | Phase::Closing => matches!(
                 header.exchange,
-                ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL
+                ExchangeType::CREATE_CHILD_SA
+                    | ExchangeType::INFORMATIONAL
+                    | ExchangeType::IKE_FOLLOWUP_KE
             ),
             _ => false,
         };
@@ -318,6 +324,9 @@ impl IkeSa {
                     (None, Some(state)) => self.answer_auth(state, payloads, local, remote, cx),
                     (None, None) if header.exchange == ExchangeType::CREATE_CHILD_SA => {
                         self.answer_create_child(payloads, cx)
+                    }
+                    (None, None) if header.exchange == ExchangeType::IKE_FOLLOWUP_KE => {
+                        self.answer_follow_up(payloads, cx)
                     }
                     (None, None) => self.answer_informational(payloads),
                 }
@@ -406,6 +415,7 @@ impl IkeSa {
             return;
         }
         self.reassembly.expire(cx.now);
+        self.expire_follow_up(cx);
         self.retransmit(cx);
         self.start_tasks(cx);
     }
@@ -418,7 +428,9 @@ impl IkeSa {
             (None, Phase::Established) => self.tasks.iter().map(|task| task.not_before).min(),
             _ => None,
         };
-        [request, task, self.expires, self.reassembly.timeout()]
+        let follow_up = self.follow_up_timeout();
+        let reassembly = self.reassembly.timeout();
+        [request, task, self.expires, reassembly, follow_up]
             .into_iter()
             .flatten()
             .min()
@@ -490,6 +502,7 @@ impl IkeSa {
         self.tasks.clear();
         self.children.clear();
         self.rival = None;
+        self.awaited = None;
         self.keys = None;
         self.reassembly.clear();
         for spi in self.unborn.drain(..) {

@@ -20,12 +20,15 @@ use mitregate_wire::ike::{
 };
 
 use super::child::refused_wait;
+use super::followup::Series;
 use super::message::{error, find, notify, random_ike_spi, random_nonce};
 use super::window::{Purpose, Task, Work};
 use super::{Fate, IkeSa, Phase};
 use crate::crypto::{KeyPair, Reply};
 use crate::keys::{Keys, Nonces, SharedSecrets, Side};
-use crate::proposal::{Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike};
+use crate::proposal::{
+    Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike, offered, wanted,
+};
 use crate::{Ctx, Output, Reason};
 
 /// How often a rekey is tried again after TEMPORARY_FAILURE (RFC 7296 §2.25).
@@ -83,7 +86,11 @@ impl IkeSa {
     pub(super) fn is_rekeying(&self) -> bool {
         self.outstanding
             .as_ref()
-            .is_some_and(|request| matches!(request.purpose, Purpose::RekeyIke(_)))
+            .is_some_and(|request| match &request.purpose {
+                Purpose::RekeyIke(_) => true,
+                Purpose::FollowUp(follow_up) => follow_up.is_for_ike(),
+                _ => false,
+            })
     }
 
     /// Sends CREATE_CHILD_SA for a successor.
@@ -127,7 +134,10 @@ impl IkeSa {
     ) {
         let Some(refusal) = error(payloads) else {
             return match self.check_rekey(&wanted, payloads) {
-                Ok(successor) => self.conclude_rekey(successor, cx),
+                Ok(successor) if successor.suite.additional.is_empty() => {
+                    self.conclude_rekey(successor, cx);
+                }
+                Ok(successor) => self.follow_up_rekey(successor, wanted.refusals, payloads, cx),
                 // The peer believes in a successor that we do not have.
                 Err(reason) => self.give_up_on(reason, cx),
             };
@@ -142,18 +152,52 @@ impl IkeSa {
                 let group = id.ok().and_then(|id| Group::from_id(KeyExchangeId(id)));
                 self.regroup_rekey(wanted, group, cx);
             }
-            NotifyType::TEMPORARY_FAILURE if wanted.refusals < MAX_REFUSALS => {
-                self.tasks.push_back(Task {
-                    not_before: cx.now + refused_wait(cx.rng),
-                    work: Work::RekeyIke {
-                        refusals: wanted.refusals + 1,
-                    },
-                });
-            }
+            NotifyType::TEMPORARY_FAILURE if self.try_rekey_later(wanted.refusals, cx) => {}
             kind => {
                 let reason = Reason::Refused(kind);
                 self.outputs.push_back(Output::RekeyFailed(reason));
             }
+        }
+    }
+
+    /// The peer asked to try again later: `false` when that was often enough.
+    pub(super) fn try_rekey_later(&mut self, refusals: u8, cx: &mut Ctx<'_>) -> bool {
+        if refusals >= MAX_REFUSALS {
+            return false;
+        }
+        let refusals = refusals + 1;
+        self.tasks.push_back(Task {
+            not_before: cx.now + refused_wait(cx.rng),
+            work: Work::RekeyIke { refusals },
+        });
+        true
+    }
+
+    /// More key exchanges are to come, and there is no successor yet. Where the peer has started a
+    /// rekey too, the one with the lowest nonce stops here: there is nothing to delete
+    /// (RFC 9370 §2.2.4).
+    fn follow_up_rekey(
+        &mut self,
+        successor: Successor,
+        refusals: u8,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) {
+        let lowest = successor.nonces.lowest();
+        if self
+            .rival
+            .as_ref()
+            .is_some_and(|rival| lowest < rival.lowest.as_slice())
+        {
+            self.take_rival(cx);
+            return;
+        }
+        if self.yields_to_awaited(lowest, refusals) {
+            return;
+        }
+        let series = Series::for_ike(successor, Some(refusals));
+        if let Err(reason) = self.follow_up(series, payloads, cx) {
+            self.end(reason, cx);
         }
     }
 
@@ -191,8 +235,7 @@ impl IkeSa {
             .first()
             .and_then(ike_spi)
             .ok_or(Reason::Protocol("no SPI for the IKE SA"))?;
-        let second = !suite.additional.is_empty();
-        if second || suite.group != wanted.key_pair.group() || ke.method != suite.group.id() {
+        if suite.group != wanted.key_pair.group() || ke.method != suite.group.id() {
             return Err(Reason::Protocol("no key exchange of the chosen group"));
         }
         let shared = wanted
@@ -272,6 +315,7 @@ impl IkeSa {
 
     /// The successor takes over what this IKE SA has, and what it has still to do.
     fn hand_over(&mut self, mut successor: Box<IkeSa>, cx: &mut Ctx<'_>) {
+        self.forget_follow_up(cx);
         self.replaced = true;
         successor.children = core::mem::take(&mut self.children);
         successor.unborn = core::mem::take(&mut self.unborn);
@@ -340,10 +384,14 @@ impl IkeSa {
             let mut offers = proposals.iter();
             ike_spi(offers.find(|offer| offer.number == answer.number)?)
         };
-        let chosen = chosen
-            .filter(|(suite, _)| suite.additional.is_empty())
-            .and_then(|(suite, answer)| Some((suite, spi_of(&answer)?, answer)));
+        let chosen = chosen.and_then(|(suite, answer)| Some((suite, spi_of(&answer)?, answer)));
         let Some((suite, spi_i, mut answer)) = chosen else {
+            tracing::info!(
+                connection = self.config.name,
+                offered = %offered(proposals),
+                wanted = %wanted(&self.config.proposals),
+                "no common IKE proposal for a rekey"
+            );
             return refuse(NotifyType::NO_PROPOSAL_CHOSEN);
         };
         let Some(ke) = ke.filter(|ke| ke.method == suite.group.id()) else {
@@ -360,34 +408,39 @@ impl IkeSa {
             i: nonce.clone(),
             r: random_nonce(cx.rng),
         };
-        let payloads = vec![
+        let mut payloads = vec![
             Payload::Sa(vec![answer]),
             Payload::Nonce(nonces.r.clone()),
             reply.payload(),
         ];
-        let lowest = nonces.lowest().to_vec();
-        let made = self.succeed(Successor {
+        let successor = Successor {
             side: Side::Responder,
             suite,
             spi_i,
             spi_r,
             nonces,
             shared: Some(reply.secret).into(),
-        });
-        match made {
-            Ok(sa) => (payloads, self.accept_successor(Box::new(sa), lowest)),
+        };
+        if !suite.additional.is_empty() {
+            payloads.push(self.await_follow_up(Series::for_ike(successor, None), cx));
+            return (payloads, Fate::GoesOn);
+        }
+        match self.accept_successor(successor) {
+            Ok(fate) => (payloads, fate),
             Err(_) => refuse(NotifyType::NO_PROPOSAL_CHOSEN),
         }
     }
 
     /// What becomes of the successor that a peer has made with us.
-    fn accept_successor(&mut self, sa: Box<IkeSa>, lowest: Vec<u8>) -> Fate {
-        if self.is_rekeying() {
+    pub(super) fn accept_successor(&mut self, successor: Successor) -> Result<Fate, Reason> {
+        let lowest = successor.nonces.lowest().to_vec();
+        let sa = Box::new(self.succeed(successor)?);
+        Ok(if self.is_rekeying() {
             self.rival = Some(Rival { sa, lowest });
             Fate::GoesOn
         } else {
             Fate::Replaced(sa)
-        }
+        })
     }
 
     /// The response is on its way: the successor is the one from now on.

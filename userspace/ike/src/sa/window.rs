@@ -8,6 +8,7 @@ use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{ExchangeType, Header, NotifyType, Payload};
 
 use super::child::Wanted;
+use super::followup::FollowUp;
 use super::message::{Opened, find_notify};
 use super::rekey::WantedIke;
 use super::{IkeSa, Phase};
@@ -45,6 +46,8 @@ pub(super) enum Purpose {
     /// With the first CHILD_SA, if not childless.
     Auth(Option<Box<Wanted>>),
     Child(Box<Wanted>),
+    /// An additional key exchange after CREATE_CHILD_SA (RFC 9370).
+    FollowUp(Box<FollowUp>),
     DeleteChild(Spi),
     RekeyIke(Box<WantedIke>),
     Liveness,
@@ -311,6 +314,7 @@ impl IkeSa {
             Purpose::Init | Purpose::Intermediate(_) => {}
             Purpose::Auth(wanted) => self.finish_auth(wanted.as_deref(), payloads, cx),
             Purpose::Child(wanted) => self.finish_child(*wanted, payloads, cx),
+            Purpose::FollowUp(follow_up) => self.finish_follow_up(*follow_up, payloads, cx),
             Purpose::DeleteChild(spi_in) => self.finish_delete_child(spi_in, cx),
             Purpose::RekeyIke(wanted) => self.finish_rekey(*wanted, payloads, cx),
             Purpose::Liveness => self.outputs.push_back(Output::LivenessAnswered),

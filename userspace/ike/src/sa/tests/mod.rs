@@ -6,6 +6,7 @@ mod children;
 mod configuration;
 mod exchanges;
 mod faults;
+mod followup;
 mod fragments;
 mod handshake;
 mod rekey_ike;

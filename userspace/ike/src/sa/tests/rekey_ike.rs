@@ -3,12 +3,12 @@
 
 use super::*;
 
-fn rekey(world: &mut World, host: usize) {
+pub(super) fn rekey(world: &mut World, host: usize) {
     world.call_live(host, IkeSa::rekey).unwrap();
 }
 
 /// One IKE SA is left on each side, and it is the same one; the CHILD_SAs are in it.
-fn assert_one_ike_sa(world: &World) {
+pub(super) fn assert_one_ike_sa(world: &World) {
     let [client, server] = &world.hosts;
     assert_eq!(client.sas.len(), 1, "{:?}", client.log);
     assert_eq!(server.sas.len(), 1, "{:?}", server.log);
@@ -25,7 +25,7 @@ fn assert_one_ike_sa(world: &World) {
 }
 
 /// What a good IKE SA can do: liveness and a CHILD_SA's rekey from both sides.
-fn assert_works(world: &mut World) {
+pub(super) fn assert_works(world: &mut World) {
     for host in [CLIENT, SERVER] {
         world.hosts[host].log.clear();
         world.call_live(host, IkeSa::check_liveness);
