@@ -1,6 +1,6 @@
 //! What goes into [`Control`](crate::Control) and what comes out.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -266,6 +266,15 @@ pub enum ControlEvent {
         connection: Option<String>,
         /// Why.
         reason: String,
+    },
+    /// The virtual addresses that a connection has from its peer are these now; none: no more.
+    VirtualAddresses {
+        /// Of this connection.
+        connection: String,
+        /// To be put on the inner interface.
+        addresses: Vec<IpAddr>,
+        /// DNS servers that the peer told.
+        dns: Vec<IpAddr>,
     },
     /// Something in a tunnel's gate.
     Gate {

@@ -156,7 +156,7 @@ impl Control {
         !sessions.is_empty()
     }
 
-    fn no_longer_wanted(&mut self, at: usize) {
+    pub(crate) fn no_longer_wanted(&mut self, at: usize) {
         let tunnel = &mut self.tunnels[at];
         tunnel.wanted = false;
         tunnel.requested = None;

@@ -62,12 +62,16 @@ pub struct ConnectionConfig {
     pub fragmentation: Fragmentation,
     /// The role of all its tunnels, and how they ping.
     pub gate: GateConfig,
+    /// Both sides may start. The role is then decided when they have met, and is the client's before.
+    pub auto_role: bool,
     /// At least one.
     pub children: Vec<ChildConfig>,
     /// How long an IKE SA lives.
     pub lifetime: IkeLifetime,
-    /// Without anything from the peer for this long, a server asks whether it is there; zero: never.
+    /// Without anything from the peer for this long it is asked whether it is there; zero: never.
     pub dpd_delay: Duration,
+    /// A peer that has not answered for this long counts as dead; zero: as the retransmissions say.
+    pub dpd_timeout: Duration,
     /// Time between keepalives behind a NAT (RFC 3948 §4); zero: none.
     pub keepalive: Duration,
     /// Virtual addresses to ask the peer for (RFC 7296 §3.15); an unspecified one: any of its family.
@@ -121,17 +125,26 @@ pub struct ChildConfig {
     pub dynamic: Dynamic,
     /// In order of preference.
     pub esp_proposals: Vec<EspProposal>,
-    /// Whether to bring it up.
+    /// When to bring it up.
     pub start_action: StartAction,
+    /// What to do when the peer deletes it.
+    pub close_action: StartAction,
+    /// What to do when the peer is dead: its IKE SA did not answer any more. What is up stays up as long
+    /// as packets of the peer arrive.
+    pub dpd_action: StartAction,
+    /// Delete it after this time without data; zero: never.
+    pub inactivity: Duration,
     /// How long an epoch lives.
     pub lifetime: ChildLifetime,
 }
 
-/// What to do with a child at the start.
+/// What to do with a child that is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAction {
     /// Wait for the peer, or for a command.
     None,
+    /// Bring it up with the first packet for it, and then keep it up.
+    Trap,
     /// Bring it up, and keep it up.
     Start,
 }
@@ -193,8 +206,11 @@ impl ConnectionConfig {
             if !children.insert(&child.name) {
                 return Err(ConfigError::DuplicateChild(name(), child.name.clone()));
             }
-            if child.start_action == StartAction::Start && self.ends().is_none() {
+            if child.start_action != StartAction::None && self.ends().is_none() {
                 return Err(ConfigError::NobodyToCall(name()));
+            }
+            if child.start_action != StartAction::None && self.gate.role == Role::Server {
+                return Err(ConfigError::ServerStarts(name(), child.name.clone()));
             }
             if !child.lifetime.is_ordered() {
                 return Err(ConfigError::Lifetimes(name(), child.name.clone()));
@@ -264,9 +280,9 @@ pub enum ConfigError {
     /// A connection without children.
     #[error("connection \"{0}\" has no children")]
     NoChildren(String),
-    /// `start_action = start` without both addresses.
+    /// `start_action` = `start` or `trap` without both addresses.
     #[error(
-        "connection \"{0}\": start_action = \"start\" needs a local and a remote address of one family"
+        "connection \"{0}\": start_action = \"start\" or \"trap\" needs a local and a remote address of one family"
     )]
     NobodyToCall(String),
     /// Two pools of one name, or one without addresses.
@@ -275,6 +291,12 @@ pub enum ConfigError {
     /// A connection names a pool that is not there.
     #[error("connection \"{0}\": there is no pool \"{1}\"")]
     NoSuchPool(String, String),
+    /// A server's peer starts.
+    #[error(
+        "connection \"{0}\", child \"{1}\": a server waits for its peer, so start_action must be \
+         \"none\"; where both sides may start, the role is \"auto\""
+    )]
+    ServerStarts(String, String),
     /// More tunnels than there are ids.
     #[error("too many tunnels")]
     TooMany,

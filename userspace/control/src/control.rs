@@ -134,7 +134,9 @@ impl Control {
             let at = self
                 .add_tunnel(index, child, name, local_ts, remote_ts)
                 .ok_or(ConfigError::TooMany)?;
-            self.tunnels[at].wanted = child_config.start_action == StartAction::Start;
+            let action = child_config.start_action;
+            self.tunnels[at].wanted = action == StartAction::Start;
+            self.tunnels[at].trapped = action == StartAction::Trap;
         }
         Ok(())
     }
@@ -184,7 +186,7 @@ impl Control {
             }
             DataEvent::DataWaiting { tunnel } => {
                 if let Some(at) = self.tunnel_at(tunnel) {
-                    self.tunnels[at].data_waiting = true;
+                    self.data_waits(at);
                 }
             }
             DataEvent::Refused {
@@ -251,6 +253,7 @@ impl Control {
             } else if let Some(index) = self.dirty_connections.pop_first() {
                 if self.connections.contains(index) && !self.tidy_peer(now, index) {
                     self.maintain(now, index);
+                    self.tell_addresses(index);
                     connections.insert(index);
                 }
             } else {

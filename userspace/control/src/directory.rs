@@ -10,12 +10,12 @@ use mitregate_ike::{Announce, Directory, IdPattern, Identity, IkeConfig};
 use crate::ConnectionConfig;
 
 /// The connection as IKE takes it, with `first` as the child to negotiate in IKE_AUTH.
-pub(crate) fn ike_config(connection: &ConnectionConfig, first: usize) -> Arc<IkeConfig> {
+fn ike_config(connection: &ConnectionConfig, first: usize) -> IkeConfig {
     let mut children: Vec<_> = connection.children.iter().collect();
     if first < children.len() {
         children[..=first].rotate_right(1);
     }
-    Arc::new(IkeConfig {
+    IkeConfig {
         name: connection.name.clone(),
         local_id: connection.local_id.clone(),
         remote_id: connection.remote_id.clone(),
@@ -43,7 +43,23 @@ pub(crate) fn ike_config(connection: &ConnectionConfig, first: usize) -> Arc<Ike
         assigns: !connection.pools.is_empty(),
         childless: connection.childless,
         initial_contact: false,
-    })
+    }
+}
+
+/// The same for an IKE SA that we start: it asks for the virtual addresses that it had before.
+pub(crate) fn initiator_config(
+    connection: &ConnectionConfig,
+    first: usize,
+    had: &[IpAddr],
+    initial_contact: bool,
+) -> Arc<IkeConfig> {
+    let mut config = ike_config(connection, first);
+    for vip in config.vips.iter_mut().filter(|vip| vip.is_unspecified()) {
+        let of_family = |had: &&IpAddr| had.is_ipv4() == vip.is_ipv4();
+        *vip = had.iter().find(of_family).copied().unwrap_or(*vip);
+    }
+    config.initial_contact = initial_contact;
+    Arc::new(config)
 }
 
 /// The connections that answer.
@@ -56,15 +72,16 @@ struct Responder {
 }
 
 impl Responders {
-    /// Only servers answer: a tunnel has one side that starts.
+    /// Those whose role is the client's do not answer: where both may start, that is another role.
     pub(crate) fn new<'a>(connections: impl Iterator<Item = &'a ConnectionConfig>) -> Self {
-        let servers = connections.filter(|connection| connection.gate.role == Role::Server);
+        let servers = connections
+            .filter(|connection| connection.gate.role == Role::Server || connection.auto_role);
         Self(
             servers
                 .map(|connection| Responder {
                     local_addrs: connection.local_addrs.clone(),
                     remote_addrs: connection.remote_addrs.clone(),
-                    config: ike_config(connection, 0),
+                    config: Arc::new(ike_config(connection, 0)),
                 })
                 .collect(),
         )

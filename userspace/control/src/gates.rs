@@ -55,6 +55,7 @@ impl Control {
         };
         let tunnel = &mut self.tunnels[at];
         tunnel.requested = None;
+        self.connections[index].retry.reset();
         let client = tunnel.gate.config().role == Role::Client;
         if client && !tunnel.wanted {
             return self.refuse_child(now, id, &child);
@@ -103,6 +104,7 @@ impl Control {
                 rekey_at: rekeys.then(|| now + soft.time),
                 expires_at: now + lifetime.life_time,
                 deleting: false,
+                silent_from: None,
             },
         );
         debug!(
@@ -143,7 +145,7 @@ impl Control {
                         payload,
                     });
                 }
-                GateOutput::Activate(proven) => self.activate(at, proven),
+                GateOutput::Activate(proven) => self.activate(now, at, proven),
                 GateOutput::Rekey { replaces, reason } => {
                     info!(tunnel = self.tunnels[at].name, ?reason, "rekeying");
                     let spi = self.tunnels[at].epochs.get(&replaces).map(|e| e.spi_in);
@@ -172,7 +174,7 @@ impl Control {
         self.dirty_connections.insert(self.tunnels[at].connection);
     }
 
-    fn activate(&mut self, at: usize, proven: Proven) {
+    fn activate(&mut self, now: Duration, at: usize, proven: Proven) {
         let Some(id) = tunnel_id(at) else { return };
         let tunnel = &mut self.tunnels[at];
         tunnel.retry.reset();
@@ -184,6 +186,7 @@ impl Control {
         info!(tunnel = tunnel.name, epoch = %proven.epoch(), proof = %proven.proof(), "tunnel is up");
         self.outputs
             .push_back(Output::Activate { tunnel: id, proven });
+        self.look_idle(now, at);
         for (ticket, _) in up {
             self.event(ControlEvent::Finished { ticket });
         }
@@ -340,19 +343,26 @@ impl Control {
                     *id,
                     e.rekey_at.is_some_and(|t| t <= now),
                     e.expires_at <= now,
+                    e.silent_from.is_some_and(|(t, _)| t <= now),
                 )
             })
-            .filter(|(_, rekey, expired)| *rekey || *expired)
+            .filter(|(_, rekey, expired, silent)| *rekey || *expired || *silent)
             .collect();
-        for (epoch, _, expired) in due {
+        for (epoch, rekey, expired, silent) in due {
+            if silent && self.orphan_silent(now, at, epoch) {
+                info!(tunnel = self.tunnels[at].name, %epoch, "its peer is dead and silent: removed");
+                self.tell_deleted(now, at, epoch);
+                continue;
+            }
             if expired {
                 warn!(tunnel = self.tunnels[at].name, %epoch, "epoch expired before it was replaced");
                 // Whatever the peer says: it must not be used any longer.
                 self.tell_deleted(now, at, epoch);
-            } else {
+            } else if rekey {
                 self.rekey_due(now, at, epoch);
             }
         }
+        self.look_idle(now, at);
     }
 
     /// Removes an epoch here and now, and tells the peer.

@@ -79,6 +79,7 @@ impl Control {
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.messages = session.messages.wrapping_add(1);
                 }
+                self.heard(id);
             }
             Some(Err(discard)) => debug!(%remote, %discard, "IKE message discarded"),
             None => {}
@@ -180,7 +181,15 @@ impl Control {
             return;
         };
         let first = self.tunnels[*first].child;
-        let config = crate::directory::ike_config(&connection.config, first);
+        // A session beside one that lives, or beside orphans, must not make the peer forget these.
+        let alone = self.is_alone(index);
+        let connection = &self.connections[index];
+        let config = crate::directory::initiator_config(
+            &connection.config,
+            first,
+            &connection.addresses.0,
+            alone,
+        );
         info!(connection = connection.name, "starting IKE SA");
         let patience = connection.config.retransmit.timeout * CONNECT_PATIENCE;
         let sa = IkeSa::initiate(config, local, remote, &mut ctx!(self, now));
@@ -208,6 +217,9 @@ impl Control {
                 IkeOutput::ChildEstablished(child) => self.child_established(now, id, *child),
                 IkeOutput::ChildDeleted { spi_in, by_peer } => {
                     if let Some((at, epoch)) = self.find_epoch(id, spi_in) {
+                        if by_peer {
+                            self.closed_by_peer(at, epoch);
+                        }
                         self.gate(now, at, Input::Deleted { epoch, by_peer });
                     }
                 }
@@ -221,7 +233,7 @@ impl Control {
                 IkeOutput::Rekeyed(successor) => self.rekeyed(now, id, *successor),
                 IkeOutput::Redundant(sa) => self.redundant(now, id, *sa),
                 IkeOutput::RekeyFailed(reason) => self.rekey_failed(now, id, reason),
-                IkeOutput::LivenessAnswered => {}
+                IkeOutput::LivenessAnswered => self.heard(id),
                 IkeOutput::PeerMoved { local, remote } => self.peer_moved(id, local, remote),
                 IkeOutput::Failed(reason) => self.failed(now, id, reason),
                 IkeOutput::Closed(reason) => self.closed(now, id, reason),

@@ -4,9 +4,10 @@ use core::time::Duration;
 
 use mitregate_gate::{Input, Role, State};
 use mitregate_ike::{IkeSa, Reason};
+use mitregate_wire::ike::NotifyType;
 use tracing::{debug, info, warn};
 
-use crate::session::{SessionId, Timers};
+use crate::session::{Session, SessionId, Timers};
 use crate::tunnel::Goal;
 use crate::{Control, ControlEvent};
 
@@ -46,7 +47,7 @@ impl Control {
         if !config.dpd_delay.is_zero() {
             session.timers.dpd = Some(now + config.dpd_delay);
         }
-        if session.initiator {
+        if session.initiator && !config.auto_role {
             let reauth = config.lifetime.draw_reauth(&mut *self.rng);
             session.timers.reauth = reauth.map(|age| now + age);
         }
@@ -63,9 +64,9 @@ impl Control {
             esp_echo = established.peer_caps.esp_echo,
             "IKE SA established"
         );
+        let childless = established.childless;
         session.established = Some(established);
         let mut wants = core::mem::take(&mut session.wants);
-        self.connections[index].retry.reset();
         self.connections[index].last_failure = None;
         self.start_lifetime(now, id);
         self.restart_keepalive(now, id);
@@ -74,7 +75,8 @@ impl Control {
             peer_id,
         });
         // The first of them came with IKE_AUTH.
-        let first = wants.pop_first();
+        let first = if childless { None } else { wants.pop_first() };
+        self.decide_role(now, index);
         for at in wants {
             self.request_child(now, id, at);
         }
@@ -82,6 +84,14 @@ impl Control {
             self.tunnels[at].requested = Some((id, now + self.patience(at)));
         }
         self.drop_idle_sessions(now, index, id);
+    }
+
+    /// Whether nothing of a connection is there: no IKE SA, and no orphan of one.
+    pub(crate) fn is_alone(&self, index: usize) -> bool {
+        let mut sessions = self.sessions_of(index).into_iter();
+        let mut tunnels = self.connections[index].tunnels.iter();
+        !sessions.any(|id| self.sessions[&id].is_usable())
+            && !tunnels.any(|at| self.tunnels[*at].is_live())
     }
 
     /// Makes room for the newest IKE SA of a connection: the oldest that carry no data go.
@@ -145,6 +155,19 @@ impl Control {
             |at| self.tunnels[at].name.clone(),
         );
         warn!(tunnel = name, %reason, "no CHILD_SA");
+        let session = self.sessions.get(&id).filter(|session| session.initiator);
+        let without_address = matches!(
+            reason,
+            Reason::NoAddress
+                | Reason::Refused(
+                    NotifyType::INTERNAL_ADDRESS_FAILURE | NotifyType::FAILED_CP_REQUIRED
+                )
+        );
+        if without_address && session.is_some_and(Session::is_usable) {
+            // An address comes with IKE_AUTH only: another IKE SA may be luckier, later.
+            self.connections[index].retry.failed(now, &mut *self.rng);
+            self.close_session(now, id);
+        }
         let Some(at) = at else { return };
         self.tunnels[at].requested = None;
         if rekeyed.is_some() {
@@ -206,6 +229,7 @@ impl Control {
         }
         if reason == Reason::Timeout {
             self.orphan(now, id);
+            self.peer_died(now, id);
         }
         if let Some(index) = index {
             self.finish_terminations(index);
@@ -281,6 +305,7 @@ impl Control {
             self.dirty_connections.insert(index);
             self.finish_terminations(index);
             self.keep_leases(now, index);
+            self.decide_role(now, index);
         }
     }
 

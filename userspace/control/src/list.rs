@@ -47,7 +47,10 @@ impl Control {
         let config = &connection.config;
         ConnectionView {
             name: connection.name.clone(),
-            role: role(config.gate.role),
+            role: match config.auto_role {
+                true => "auto",
+                false => role(config.gate.role),
+            },
             local_id: config.local_id.to_string(),
             remote_id: connection.peer(),
             local_addrs: strings(&config.local_addrs),
@@ -106,6 +109,7 @@ impl Control {
             name: tunnel.name.clone(),
             role: role(tunnel.gate.config().role),
             wanted: tunnel.wanted,
+            trapped: tunnel.trapped,
             status: match active.and_then(|epoch| epoch.proof) {
                 Some(proof) if proof.is_proof() => "proven",
                 Some(_) => "unproven",

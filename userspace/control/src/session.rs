@@ -41,6 +41,8 @@ pub(crate) struct Timers {
     pub(crate) keepalive: Option<Duration>,
     /// Next look at whether the peer is there.
     pub(crate) dpd: Option<Duration>,
+    /// When a peer that was asked whether it is there counts as dead.
+    pub(crate) dpd_timeout: Option<Duration>,
     /// To be rekeyed.
     pub(crate) rekey: Option<Duration>,
     /// To be replaced by one that authenticates anew.
@@ -59,6 +61,7 @@ impl Timers {
             self.keepalive,
             self.dpd,
             self.rekey,
+            self.dpd_timeout,
             self.reauth,
             self.expires,
             self.superseded,

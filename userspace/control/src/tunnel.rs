@@ -1,6 +1,6 @@
 //! One tunnel and its epochs.
 
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
 use rand_core::Rng;
 
+use crate::idle::Quiet;
 use crate::session::SessionId;
 use crate::{ConnectionConfig, Outer, Ticket};
 
@@ -36,6 +37,8 @@ pub(crate) struct Connection {
     pub(crate) turn: usize,
     /// Why the last attempt failed, so that the log says it once.
     pub(crate) last_failure: Option<String>,
+    /// Virtual addresses and DNS servers that the peer gave to us, as told outside.
+    pub(crate) addresses: (Vec<IpAddr>, Vec<IpAddr>),
 }
 
 impl Connection {
@@ -51,6 +54,7 @@ impl Connection {
             retry: Retry::default(),
             turn: 0,
             last_failure: None,
+            addresses: Default::default(),
         }
     }
 
@@ -99,6 +103,10 @@ pub(crate) struct Tunnel {
     pub(crate) epochs: BTreeMap<EpochId, Epoch>,
     /// Keep it up.
     pub(crate) wanted: bool,
+    /// The first packet for it makes it wanted.
+    pub(crate) trapped: bool,
+    /// Whether data moves, where it is to be deleted if not.
+    pub(crate) quiet: Option<Quiet>,
     /// A child was asked of this session; after the time, another session is asked as well.
     pub(crate) requested: Option<(SessionId, Duration)>,
     pub(crate) retry: Retry,
@@ -131,6 +139,8 @@ pub(crate) struct Epoch {
     pub(crate) expires_at: Duration,
     /// Its Delete was asked for.
     pub(crate) deleting: bool,
+    /// An orphan that goes when it is silent: when to look, and when a packet came last.
+    pub(crate) silent_from: Option<(Duration, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -168,6 +178,8 @@ impl Tunnel {
             gate: Gate::new(gate),
             epochs: BTreeMap::new(),
             wanted: false,
+            trapped: false,
+            quiet: None,
             requested: None,
             retry: Retry::default(),
             data_waiting: false,
@@ -230,9 +242,13 @@ impl Tunnel {
     pub(crate) fn timeout(&self) -> Option<Duration> {
         let epochs = self.epochs.values();
         epochs
-            .flat_map(|epoch| [epoch.rekey_at, Some(epoch.expires_at)])
+            .flat_map(|epoch| {
+                let silent = epoch.silent_from.map(|(look_at, _)| look_at);
+                [epoch.rekey_at, Some(epoch.expires_at), silent]
+            })
             .flatten()
             .chain(self.gate.poll_timeout())
+            .chain(self.quiet.map(|quiet| quiet.look_at))
             .min()
     }
 }

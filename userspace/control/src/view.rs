@@ -117,6 +117,8 @@ pub struct TunnelView {
     pub role: &'static str,
     /// Whether it is kept up from here.
     pub wanted: bool,
+    /// Whether the first packet for it brings it up.
+    pub trapped: bool,
     /// `proven`, `unproven` (it carries data with a peer that cannot prove), or `down`.
     pub status: &'static str,
     /// Whether data waits for an epoch.

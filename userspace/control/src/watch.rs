@@ -26,6 +26,7 @@ impl Control {
         let rekey = take_due(&mut timers.rekey, now);
         let expired = take_due(&mut timers.expires, now);
         let dpd = take_due(&mut timers.dpd, now);
+        let given_up = take_due(&mut timers.dpd_timeout, now);
         let keepalive = take_due(&mut timers.keepalive, now);
         let initiator = session.initiator;
         let connecting = session.is_connecting();
@@ -40,6 +41,11 @@ impl Control {
             self.with_ike(now, id, IkeSa::abandon);
         } else if superseded {
             self.close_session(now, id);
+        }
+        if given_up && !connecting {
+            self.closed(now, id, Reason::Timeout);
+            self.with_ike(now, id, IkeSa::abandon);
+            return;
         }
         if expired {
             self.expired(now, id);
@@ -74,6 +80,14 @@ impl Control {
         let every = self.connections[index].config.keepalive;
         let wanted = established.nat.local && !every.is_zero() && session.is_usable();
         session.timers.keepalive = wanted.then(|| now + every);
+    }
+
+    /// Something of the peer came in by this IKE SA.
+    pub(crate) fn heard(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.timers.dpd_timeout = None;
+            self.dirty_sessions.insert(id);
+        }
     }
 
     /// Makes a new IKE SA, with all that this one has, before it goes.
@@ -118,6 +132,10 @@ impl Control {
         let silent = heard == session.seen;
         session.seen = heard;
         session.timers.dpd = Some(now + connection.config.dpd_delay);
+        let dpd_timeout = connection.config.dpd_timeout;
+        if silent && !dpd_timeout.is_zero() {
+            session.timers.dpd_timeout.get_or_insert(now + dpd_timeout);
+        }
         if silent {
             self.with_ike(now, id, IkeSa::check_liveness);
         }

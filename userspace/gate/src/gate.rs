@@ -30,12 +30,12 @@ const USER_PINGS: usize = 4;
 /// [`handle_timeout`](Self::handle_timeout).
 #[derive(Debug)]
 pub struct Gate {
-    config: GateConfig,
-    epochs: Vec<Epoch>,
+    pub(crate) config: GateConfig,
+    pub(crate) epochs: Vec<Epoch>,
     /// The epoch that carries data.
-    active: Option<EpochId>,
+    pub(crate) active: Option<EpochId>,
     escalation: Escalation,
-    liveness: Option<Liveness>,
+    pub(crate) liveness: Option<Liveness>,
     users: Vec<UserRun>,
     bucket: Bucket,
     warned_optimistic: bool,
@@ -458,7 +458,7 @@ impl Gate {
         }
     }
 
-    fn begin_probe(&mut self, now: Duration, at: usize, tries: u32, rng: &mut dyn Rng) {
+    pub(crate) fn begin_probe(&mut self, now: Duration, at: usize, tries: u32, rng: &mut dyn Rng) {
         let epoch = &mut self.epochs[at];
         epoch.probe.begin(now, tries, self.config.ping_timeout);
         if epoch.proof.is_none() {

@@ -30,6 +30,7 @@ mod liveness;
 mod probe;
 mod proven;
 mod responder;
+mod role;
 mod user_ping;
 
 pub use config::{EchoLimit, GateConfig, Idle, Role};

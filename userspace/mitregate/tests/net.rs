@@ -154,10 +154,12 @@ fn protected_prefixes_fail_closed_when_the_interface_goes() {
         Protected {
             destination: p("10.2.0.0/24"),
             source: Some("10.1.0.1".parse().unwrap()),
+            virtual_of: None,
         },
         Protected {
             destination: p("0.0.0.0/0"),
             source: None,
+            virtual_of: None,
         },
     ];
     host.block_on(async || {
@@ -228,6 +230,7 @@ fn a_route_that_would_leak_is_refused() {
         let protected = [Protected {
             destination: p("10.2.0.0/24"),
             source: None,
+            virtual_of: None,
         }];
         netlink
             .protect(inner.index(), &protected)

@@ -88,6 +88,9 @@ impl Setup {
             } else {
                 StartAction::None
             },
+            close_action: StartAction::Start,
+            dpd_action: StartAction::Start,
+            inactivity: Duration::ZERO,
             lifetime: ChildLifetime::new(self.rekey_time),
         };
         let psk = Psk::new(Zeroizing::new(self.psks[at].as_bytes().to_vec()));
@@ -110,12 +113,14 @@ impl Setup {
             retransmit: Retransmit::default(),
             fragmentation: mitregate_ike::Fragmentation::default(),
             gate: GateConfig::new(if client { Role::Client } else { Role::Server }),
+            auto_role: false,
             children: vec![child],
             lifetime: IkeLifetime {
                 reauth_time: self.reauth_time,
                 ..IkeLifetime::new(self.ike_rekey_time)
             },
             dpd_delay: ConnectionConfig::DPD_DELAY,
+            dpd_timeout: Duration::ZERO,
             keepalive: ConnectionConfig::KEEPALIVE,
             vips: Vec::new(),
             pools: Vec::new(),

@@ -123,7 +123,7 @@ impl Default for Inner {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Connection {
-    /// `client` or `server`; without it, client if a child starts by itself.
+    /// `client`, `server`, or `auto` where both may start; without it, client if a child starts by itself.
     pub role: Option<String>,
     /// Ours; none: those of the outer interface.
     #[serde(default)]
@@ -156,6 +156,8 @@ pub struct Connection {
     pub fragment_size: Option<usize>,
     /// Silence after which the peer is asked for a sign of life; `0s`: never.
     pub dpd_delay: Option<String>,
+    /// Time without an answer after which the peer is dead; `0s`: as the retransmissions say.
+    pub dpd_timeout: Option<String>,
     /// Between keepalives behind a NAT; `0s`: none.
     pub keepalive: Option<String>,
     /// Age at which an IKE SA is rekeyed; `0s`: never.
@@ -227,9 +229,15 @@ pub struct Child {
     pub remote_ts: Vec<String>,
     #[serde(default)]
     pub esp_proposals: Vec<String>,
-    /// `start` or `none`.
+    /// `start`, `trap` or `none`.
     #[serde(default = "none")]
     pub start_action: String,
+    /// When the peer deletes it: `start`, `trap` or `none`.
+    pub close_action: Option<String>,
+    /// When the peer is dead: `restart`, `trap` or `clear`.
+    pub dpd_action: Option<String>,
+    /// Time without data after which it is deleted; `0s`: never.
+    pub inactivity: Option<String>,
     /// Age at which a fresh epoch is negotiated.
     pub rekey_time: Option<String>,
     /// Age at which an epoch ends, replaced or not.

@@ -103,6 +103,7 @@ impl Settings {
             children.map(move |child| (connection, child))
         });
         for (connection, child) in children {
+            let vips = child.dynamic.local && !connection.vips.is_empty();
             let of_child =
                 |pool: &&PoolConfig| child.dynamic.remote && connection.pools.contains(&pool.name);
             let pools = self.control.pools.iter().filter(of_child);
@@ -131,6 +132,7 @@ impl Settings {
                         protected.push(Protected {
                             destination,
                             source,
+                            virtual_of: vips.then(|| connection.name.clone()),
                         });
                     }
                 }

@@ -17,6 +17,12 @@ use super::{lifetime, policy, pools, secret};
 
 /// Whoever it is (swanctl's word).
 const ANY: &str = "%any";
+/// Words of `start_action` and `close_action`.
+const START_ACTIONS: [(&str, StartAction); 3] = [
+    ("start", StartAction::Start),
+    ("trap", StartAction::Trap),
+    ("none", StartAction::None),
+];
 /// The virtual addresses of a side (swanctl's word).
 const DYNAMIC: &str = "dynamic";
 /// Each has SAs, and room for packets that wait.
@@ -119,16 +125,31 @@ fn connection(
     let starts = connection
         .children
         .values()
-        .any(|child| child.start_action == "start");
+        .any(|child| child.start_action != "none");
     let role = match &connection.role {
         None if starts => Some(Role::Client),
         None => Some(Role::Server),
         Some(role) => check.word(
             &at.key("role"),
             role,
-            &[("client", Role::Client), ("server", Role::Server)],
+            &[
+                ("client", Role::Client),
+                ("server", Role::Server),
+                ("auto", Role::Client),
+            ],
         ),
     };
+    let auto_role = connection.role.as_deref() == Some("auto");
+    if role == Some(Role::Server) {
+        for (child, entry) in &connection.children {
+            if entry.start_action != "none" {
+                check.error(
+                    &at.key("children").key(child).key("start_action"),
+                    "a server waits for its peer: \"none\", or role = \"auto\" where both may start",
+                );
+            }
+        }
+    }
     let local_addrs = addresses(check, &at.key("local_addrs"), &connection.local_addrs);
     let remote_addrs = addresses(check, &at.key("remote_addrs"), &connection.remote_addrs);
     if remote_addrs.is_empty() && (role == Some(Role::Client) || starts) {
@@ -239,13 +260,14 @@ fn connection(
             &connection.dpd_delay,
             ConnectionConfig::DPD_DELAY,
         ),
+        ("dpd_timeout", &connection.dpd_timeout, Duration::ZERO),
         (
             "keepalive",
             &connection.keepalive,
             ConnectionConfig::KEEPALIVE,
         ),
     ];
-    let [dpd_delay, keepalive] =
+    let [dpd_delay, dpd_timeout, keepalive] =
         times.map(|(field, text, default)| check.duration(&at.key(field), text.as_ref(), default));
     Some(ConnectionConfig {
         name: name.to_owned(),
@@ -262,9 +284,11 @@ fn connection(
         retransmit,
         fragmentation: fragmentation?,
         gate,
+        auto_role,
         children,
         lifetime: lifetime::ike(check, at, connection),
         dpd_delay,
+        dpd_timeout,
         keepalive,
         vips,
         pools: connection.pools.clone(),
@@ -446,10 +470,32 @@ fn child(
         &EspProposal::DEFAULT,
         "aes256gcm16-x25519",
     );
-    let start_action = check.word(
-        &at.key("start_action"),
-        &child.start_action,
-        &[("start", StartAction::Start), ("none", StartAction::None)],
+    let start_action = check.word(&at.key("start_action"), &child.start_action, &START_ACTIONS);
+    // Without another word, what is wanted comes back.
+    let again = match start_action {
+        Some(StartAction::Trap) => StartAction::Trap,
+        _ => StartAction::Start,
+    };
+    let close_action = match &child.close_action {
+        Some(word) => check.word(&at.key("close_action"), word, &START_ACTIONS),
+        None => Some(again),
+    };
+    let dpd_action = match &child.dpd_action {
+        Some(word) => check.word(
+            &at.key("dpd_action"),
+            word,
+            &[
+                ("restart", StartAction::Start),
+                ("trap", StartAction::Trap),
+                ("clear", StartAction::None),
+            ],
+        ),
+        None => Some(again),
+    };
+    let inactivity = check.duration(
+        &at.key("inactivity"),
+        child.inactivity.as_ref(),
+        Duration::ZERO,
     );
     Some(ChildConfig {
         name: name.to_owned(),
@@ -458,6 +504,9 @@ fn child(
         dynamic: Dynamic { local, remote },
         esp_proposals,
         start_action: start_action?,
+        close_action: close_action?,
+        dpd_action: dpd_action?,
+        inactivity,
         lifetime: lifetime::child(check, at, child),
     })
 }

@@ -3,11 +3,13 @@
 //! What was taken away is made again; what takes protected traffic past the tunnels is told, since
 //! it may be wanted (a network of our own inside a wide selector).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use anyhow::{Context, Result, bail};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde_json::{Value, json};
 
 use super::inner::InnerConfig;
@@ -37,6 +39,8 @@ pub struct Guard {
     interface: String,
     index: u32,
     addresses: Vec<Prefix>,
+    /// Virtual ones, by connection.
+    virtual_addresses: BTreeMap<String, Vec<IpAddr>>,
     protected: Vec<Protected>,
     bypasses: BTreeSet<Bypass>,
     /// Beyond [`MAX_SHOWN`].
@@ -60,12 +64,93 @@ impl Guard {
             interface: config.interface.clone(),
             index,
             addresses: config.addresses.clone(),
+            virtual_addresses: BTreeMap::new(),
             protected,
             bypasses: BTreeSet::new(),
             more_bypasses: 0,
             down: false,
             repaired: None,
         }
+    }
+
+    /// Puts the virtual addresses that a connection has from its peer on the interface, makes them the
+    /// source of what its tunnels protect, and takes off those that it had before.
+    pub async fn set_virtual(
+        &mut self,
+        netlink: &Netlink,
+        connection: &str,
+        addresses: &[IpAddr],
+    ) -> Result<()> {
+        let had = self
+            .virtual_addresses
+            .remove(connection)
+            .unwrap_or_default();
+        if !addresses.is_empty() {
+            let now = addresses.to_vec();
+            self.virtual_addresses.insert(connection.to_owned(), now);
+        }
+        let mut result = Ok(());
+        for address in addresses {
+            let request = netlink.handle().address();
+            let add = request.add(self.index, *address, Prefix::host(*address).len());
+            let added = add.replace().execute().await.map_err(io_error);
+            let interface = &self.interface;
+            result = result.and(added.with_context(|| {
+                format!("cannot put a virtual address of {connection} on interface {interface}")
+            }));
+        }
+        // First what uses the new ones, then away with the old: packets always find a source.
+        let concerned = |one: &&Protected| one.virtual_of.as_deref() == Some(connection);
+        let protected: Vec<_> = self.protected.iter().filter(concerned).cloned().collect();
+        for one in protected {
+            let source = self.source(&one);
+            for network in one.destination.route_destinations() {
+                let made = netlink.make_tunnel(network, self.index, source).await;
+                result = result.and(made);
+            }
+        }
+        let there = netlink.addresses(self.index).await?;
+        let kept: Vec<_> = self.all_addresses().collect();
+        for gone in had.into_iter().map(Prefix::host) {
+            if kept.contains(&gone) || !there.contains(&gone) {
+                continue;
+            }
+            let mut message = AddressMessage::default();
+            message.header.index = self.index;
+            message.header.prefix_len = gone.len();
+            message.header.family = match gone.address() {
+                IpAddr::V4(_) => AddressFamily::Inet,
+                IpAddr::V6(_) => AddressFamily::Inet6,
+            };
+            message.attributes = vec![
+                AddressAttribute::Local(gone.address()),
+                AddressAttribute::Address(gone.address()),
+            ];
+            let removed = netlink.handle().address().del(message).execute().await;
+            result = result.and(
+                removed
+                    .map_err(io_error)
+                    .context("cannot take off a virtual address"),
+            );
+        }
+        result
+    }
+
+    /// Everything that is to be on the interface.
+    fn all_addresses(&self) -> impl Iterator<Item = Prefix> + '_ {
+        let given = self.virtual_addresses.values().flatten();
+        let given = given.map(|address| Prefix::host(*address));
+        self.addresses.iter().copied().chain(given)
+    }
+
+    /// The address that the host's own packets to a protected destination get.
+    fn source(&self, protected: &Protected) -> Option<IpAddr> {
+        let connection = protected.virtual_of.as_ref();
+        let given = connection.and_then(|name| self.virtual_addresses.get(name));
+        let v4 = protected.destination.address().is_ipv4();
+        let of_family = |address: &&IpAddr| address.is_ipv4() == v4;
+        let given = given.and_then(|given| given.iter().find(of_family).copied());
+        given.or(protected.source)
     }
 
     /// Whether [`Guard::check`] may find something new after this event.
@@ -131,7 +216,7 @@ impl Guard {
             missing.tunnel.clear();
         } else {
             let there = netlink.addresses(self.index).await?;
-            let addresses = self.addresses.iter().copied();
+            let addresses = self.all_addresses();
             missing.addresses = addresses
                 .filter(|address| !there.contains(address))
                 .collect();
@@ -242,12 +327,11 @@ impl Guard {
             .max_by_key(|network| network.len())
     }
 
-    fn wanted(&self) -> impl Iterator<Item = (Prefix, Option<std::net::IpAddr>)> + '_ {
+    fn wanted(&self) -> impl Iterator<Item = (Prefix, Option<IpAddr>)> + '_ {
         self.protected.iter().flat_map(|protected| {
             let networks = protected.destination.route_destinations();
-            networks
-                .into_iter()
-                .map(|network| (network, protected.source))
+            let source = self.source(protected);
+            networks.into_iter().map(move |network| (network, source))
         })
     }
 }

@@ -29,6 +29,8 @@ pub struct Protected {
     pub destination: Prefix,
     /// The address that the host's own packets get, if the host has one inside the selectors.
     pub source: Option<IpAddr>,
+    /// The connection whose virtual address they get, while it has one.
+    pub virtual_of: Option<String>,
 }
 
 impl Netlink {
@@ -58,6 +60,7 @@ impl Netlink {
         for Protected {
             destination,
             source,
+            ..
         } in protected
         {
             for network in destination.route_destinations() {

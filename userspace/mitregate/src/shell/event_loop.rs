@@ -255,11 +255,24 @@ impl EventLoop {
             } => {
                 egress.move_peer(worker, tunnel, epoch, outer).await;
             }
-            Output::Event(event) => self.control_event(&event),
+            Output::Event(event) => self.control_event(&event).await,
         }
     }
 
-    fn control_event(&mut self, event: &ControlEvent) {
+    async fn control_event(&mut self, event: &ControlEvent) {
+        if let ControlEvent::VirtualAddresses {
+            connection,
+            addresses,
+            dns,
+        } = event
+        {
+            tracing::debug!(connection, ?addresses, ?dns, "virtual addresses");
+            let netlink = self.egress.hops().netlink();
+            let changed = self.guard.set_virtual(netlink, connection, addresses).await;
+            if let Err(error) = changed {
+                tracing::warn!("{error:#}");
+            }
+        }
         if *event == ControlEvent::ShutDown {
             self.ended = true;
         }

@@ -1,0 +1,84 @@
+//! Which side of a tunnel is the client where both may start: the one behind a NAT; else the initiator of
+//! the IKE SA, and of two that crossed, of the one without the lowest of the four nonces, as RFC 7296
+//! §2.8.1 chooses. Both ends know all of this of every IKE SA that stands, so they come to the same. A
+//! rekey of the IKE SA, by whomever, changes none of it.
+//!
+//! The client then decides as always: the IKE SA that carries the epoch which it proved stays, others go
+//! once it is proven.
+
+use core::time::Duration;
+
+use mitregate_gate::Role;
+use tracing::info;
+
+use crate::Control;
+use crate::session::Session;
+use crate::tunnel::unit;
+
+/// Our side of the tunnel by one IKE SA; `None` if it says nothing.
+fn by_itself(session: &Session) -> Option<Role> {
+    let established = session.established.as_ref()?;
+    let caps = established.peer_caps;
+    let (here, there) = (established.nat.local, established.nat.remote);
+    Some(if caps.esp_echo && !caps.owns_rekeys {
+        // It is configured as a server.
+        Role::Client
+    } else if here != there {
+        if here { Role::Client } else { Role::Server }
+    } else if session.initiator {
+        Role::Client
+    } else {
+        Role::Server
+    })
+}
+
+impl Control {
+    /// The side of the tunnels of a connection that is ours at present.
+    pub(crate) fn role_of(&self, index: usize) -> Role {
+        let connection = &self.connections[index];
+        let first = connection.tunnels.first();
+        first.map_or(connection.config.gate.role, |at| {
+            self.tunnels[*at].gate.config().role
+        })
+    }
+
+    /// Decides who is the client, by the IKE SAs that stand. Without any it stays what it was.
+    pub(crate) fn decide_role(&mut self, now: Duration, index: usize) {
+        if !self.connections[index].config.auto_role {
+            return;
+        }
+        let sessions = self.sessions_of(index).into_iter();
+        let usable = sessions
+            .filter_map(|id| self.sessions.get(&id))
+            .filter(|session| session.is_usable());
+        let lowest = |session: &&Session| {
+            let established = session.established.as_ref();
+            established.map(|e| e.lowest_nonce.clone())
+        };
+        let Some(role) = usable.max_by_key(lowest).and_then(by_itself) else {
+            return;
+        };
+        if self.role_of(index) != role {
+            let connection = &self.connections[index].name;
+            info!(connection, ?role, "role in the tunnel decided");
+        }
+        for at in self.connections[index].tunnels.clone() {
+            let gate = &mut self.tunnels[at].gate;
+            gate.set_role(now, role, &mut *self.rng);
+            self.dirty_tunnels.insert(at);
+        }
+        let reauth_time = self.connections[index].config.reauth_time;
+        for id in self.sessions_of(index) {
+            let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_usable()) else {
+                continue;
+            };
+            session.timers.reauth = match role {
+                Role::Client if !reauth_time.is_zero() => session.timers.reauth.or_else(|| {
+                    let spread = 0.9 + 0.1 * unit(&mut *self.rng);
+                    Some(now + reauth_time.mul_f64(spread))
+                }),
+                _ => None,
+            };
+        }
+    }
+}
