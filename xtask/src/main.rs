@@ -57,7 +57,7 @@ enum Task {
     Stats(xdp::Stats),
     /// Every check and test, with totals
     Test(test::Options),
-/// Hosts, links and NATs in one thread, under virtual time: scenarios by seeds
+    /// Hosts, links and NATs in one thread, under virtual time: scenarios by seeds
     Sim(sim::Pass),
     /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled) | ike
     Bench(bench::Options),

@@ -106,7 +106,8 @@ pub enum Unique {
     /// They go, as soon as an epoch of the new one is proven.
     #[default]
     Replace,
-    /// They stay and the new one is refused, unless the peer says by INITIAL_CONTACT that it has lost them.
+    /// They stay and the new one is refused, unless it comes from the same address, or the peer says by
+    /// INITIAL_CONTACT that it has lost them.
     Keep,
     /// They stay: each IKE SA is a peer of its own, with its own virtual address.
     Never,

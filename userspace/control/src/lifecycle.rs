@@ -8,7 +8,7 @@ use mitregate_wire::ike::NotifyType;
 use tracing::{debug, info, warn};
 
 use crate::session::{Session, SessionId, Timers};
-use crate::tunnel::Goal;
+use crate::tunnel::{Connection, Goal};
 use crate::{Control, ControlEvent};
 
 /// IKE SAs of one connection that have authenticated: more than are needed while one is replaced. Each may
@@ -86,12 +86,20 @@ impl Control {
         self.drop_idle_sessions(now, index, id);
     }
 
-    /// Whether nothing of a connection is there: no IKE SA, and no orphan of one.
+    /// Whether nothing is there between the two identities of a connection (RFC 7296 §2.4): no IKE SA, and
+    /// no orphan of one, also not of another connection.
     pub(crate) fn is_alone(&self, index: usize) -> bool {
-        let mut sessions = self.sessions_of(index).into_iter();
-        let mut tunnels = self.connections[index].tunnels.iter();
-        !sessions.any(|id| self.sessions[&id].is_usable())
-            && !tunnels.any(|at| self.tunnels[*at].is_live())
+        let config = &self.connections[index].config;
+        let same = self.connections.iter().filter(|(_, other)| {
+            other.config.local_id == config.local_id && other.config.remote_id == config.remote_id
+        });
+        let there = |(index, connection): (usize, &Connection)| {
+            let sessions = self.sessions_of(index);
+            let mut tunnels = connection.tunnels.iter();
+            sessions.iter().any(|id| self.sessions[id].is_usable())
+                || tunnels.any(|at| self.tunnels[*at].is_live())
+        };
+        !same.into_iter().any(there)
     }
 
     /// Makes room for the newest IKE SA of a connection: the oldest that carry no data go.

@@ -51,8 +51,15 @@ impl Control {
                 .into_iter()
                 .filter(|id| self.sessions[id].is_usable())
                 .collect();
-            let refused =
-                config.unique == Unique::Keep && !established.initial_contact && !there.is_empty();
+            // From where the other one is, it is the same peer, at work on its own IKE SAs.
+            let elsewhere = |id: &SessionId| {
+                let remote = self.sessions[id].remote;
+                remote.ip() != established.remote.ip()
+            };
+            let refused = config.unique == Unique::Keep
+                && !established.initial_contact
+                && !there.is_empty()
+                && there.iter().all(elsewhere);
             return Some(match refused {
                 true => Err(Unwelcome::Known(there)),
                 false => Ok(index),

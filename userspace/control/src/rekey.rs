@@ -18,15 +18,19 @@ const MAX_REPLACED: usize = 8;
 impl Control {
     /// Sets when an IKE SA is to be rekeyed, by whom it is to be, and when it ends.
     pub(crate) fn start_lifetime(&mut self, now: Duration, id: SessionId) {
+        let Some(index) = self.sessions.get(&id).and_then(|s| s.connection) else {
+            return;
+        };
+        let role = self.role_of(index);
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
-        let (Some(index), Some(established)) = (session.connection, &session.established) else {
+        let Some(established) = &session.established else {
             return;
         };
         let config = &self.connections[index].config;
         // One of the two starts rekeys where they have agreed on it: the client.
-        let rekeys = config.gate.role == Role::Client || !established.peer_caps.owns_rekeys;
+        let rekeys = role == Role::Client || !established.peer_caps.owns_rekeys;
         let age = config.lifetime.draw_rekey(&mut *self.rng);
         session.timers.rekey = age.filter(|_| rekeys).map(|age| now + age);
         session.timers.expires = config.lifetime.hard().map(|age| now + age);
@@ -86,7 +90,7 @@ impl Control {
         let Some(index) = connection else { return };
         let connection = &self.connections[index];
         let name = connection.name.clone();
-        let client = connection.config.gate.role == Role::Client;
+        let client = self.role_of(index) == Role::Client;
         info!(connection = name, "IKE SA rekeyed");
         if client {
             // A NAT that keys IKE by its SPI has not seen this one yet.
@@ -122,10 +126,11 @@ impl Control {
 
     /// The peer did not agree to a rekey of the IKE SA: again later, or a new one.
     pub(crate) fn rekey_failed(&mut self, now: Duration, id: SessionId, reason: Reason) {
-        let Some(session) = self.sessions.get_mut(&id) else {
+        let Some(index) = self.sessions.get(&id).and_then(|s| s.connection) else {
             return;
         };
-        let Some(index) = session.connection else {
+        let role = self.role_of(index);
+        let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
         let connection = &self.connections[index];
@@ -133,7 +138,7 @@ impl Control {
             reason,
             Reason::Refused(NotifyType::NO_ADDITIONAL_SAS | NotifyType::NO_PROPOSAL_CHOSEN)
         );
-        if again || connection.config.gate.role == Role::Server {
+        if again || role == Role::Server {
             info!(connection = connection.name, %reason, "IKE SA not rekeyed: again later");
             session.timers.rekey = Some(now + REKEY_AGAIN);
         } else {

@@ -13,7 +13,6 @@ use tracing::info;
 
 use crate::Control;
 use crate::session::Session;
-use crate::tunnel::unit;
 
 /// Our side of the tunnel by one IKE SA; `None` if it says nothing.
 fn by_itself(session: &Session) -> Option<Role> {
@@ -67,17 +66,18 @@ impl Control {
             gate.set_role(now, role, &mut *self.rng);
             self.dirty_tunnels.insert(at);
         }
-        let reauth_time = self.connections[index].config.reauth_time;
+        let lifetime = self.connections[index].config.lifetime;
         for id in self.sessions_of(index) {
             let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_usable()) else {
                 continue;
             };
-            session.timers.reauth = match role {
-                Role::Client if !reauth_time.is_zero() => session.timers.reauth.or_else(|| {
-                    let spread = 0.9 + 0.1 * unit(&mut *self.rng);
-                    Some(now + reauth_time.mul_f64(spread))
-                }),
-                _ => None,
+            session.timers.reauth = match (role, session.timers.reauth) {
+                (Role::Server, _) => None,
+                (Role::Client, Some(at)) => Some(at),
+                (Role::Client, None) => {
+                    let age = lifetime.draw_reauth(&mut *self.rng);
+                    age.map(|age| now + age)
+                }
             };
         }
     }

@@ -121,6 +121,9 @@ impl Plan {
                 dynamic: Dynamic::default(),
                 esp_proposals: esp.map(|p| p.parse().expect("a proposal")).collect(),
                 start_action,
+                close_action: StartAction::Start,
+                dpd_action: StartAction::Start,
+                inactivity: Duration::ZERO,
                 lifetime: self.child_lifetime(),
             }
         };
@@ -157,12 +160,14 @@ impl Plan {
             retransmit: Retransmit::default(),
             fragmentation: Fragmentation::default(),
             gate: GateConfig::new(role),
+            auto_role: false,
             children: self.children(client, role),
             lifetime: IkeLifetime {
                 reauth_time: self.reauth_time,
                 ..IkeLifetime::new(self.ike_rekey_time)
             },
             dpd_delay: ConnectionConfig::DPD_DELAY,
+            dpd_timeout: Duration::ZERO,
             keepalive: ConnectionConfig::KEEPALIVE,
             vips: Vec::new(),
             pools: Vec::new(),
