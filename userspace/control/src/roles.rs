@@ -62,8 +62,16 @@ impl Control {
             info!(connection, ?role, "role in the tunnel decided");
         }
         for at in self.connections[index].tunnels.clone() {
-            let gate = &mut self.tunnels[at].gate;
-            gate.set_role(now, role, &mut *self.rng);
+            let tunnel = &mut self.tunnels[at];
+            tunnel.gate.set_role(now, role, &mut *self.rng);
+            if role == Role::Client {
+                let config = &self.connections[index].config.children[tunnel.child];
+                // Rekeys of what was made before the role was known are ours from now on.
+                for epoch in tunnel.epochs.values_mut() {
+                    let soon = config.lifetime.rekey_time / 2;
+                    epoch.rekey_at.get_or_insert(now + soon);
+                }
+            }
             self.dirty_tunnels.insert(at);
         }
         let lifetime = self.connections[index].config.lifetime;
@@ -71,6 +79,13 @@ impl Control {
             let Some(session) = self.sessions.get_mut(&id).filter(|s| s.is_usable()) else {
                 continue;
             };
+            let owns_rekeys = |s: &Session| {
+                let established = s.established.as_ref();
+                established.is_some_and(|e| e.peer_caps.owns_rekeys)
+            };
+            if role == Role::Server && owns_rekeys(session) {
+                session.timers.rekey = None;
+            }
             session.timers.reauth = match (role, session.timers.reauth) {
                 (Role::Server, _) => None,
                 (Role::Client, Some(at)) => Some(at),
