@@ -14,6 +14,7 @@ use rand_core::CryptoRng;
 use tracing::debug;
 
 use crate::directory::Responders;
+use crate::half_open::Callers;
 use crate::pools::Pools;
 use crate::schedule::{Due, Schedule};
 use crate::session::{Session, SessionId};
@@ -44,6 +45,7 @@ pub struct Control {
     pub(crate) replay_window: u32,
     pub(crate) half_open_limit: usize,
     pub(crate) doorman: Doorman,
+    pub(crate) callers: Callers,
     pub(crate) next_session: u64,
     pub(crate) next_epoch: u64,
     pub(crate) next_ticket: u64,
@@ -100,6 +102,7 @@ impl Control {
             replay_window: config.replay_window,
             half_open_limit: config.half_open_limit,
             doorman,
+            callers: Callers::default(),
             next_session: 0,
             next_epoch: 0,
             next_ticket: 0,

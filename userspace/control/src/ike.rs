@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mitregate_gate::Input;
-use mitregate_ike::{IkeSa, Output as IkeOutput, Rejected, peek};
+use mitregate_ike::{IkeSa, Output as IkeOutput, Rejected, is_first, peek};
 use tracing::{debug, info};
 
 use crate::control::ctx;
 use crate::session::{Session, SessionId, Timers};
-use crate::stray::Admission;
+use crate::stray::{Admission, Load, Source};
 use crate::watch::KEEPALIVE;
 use crate::{Control, Datagram, Output};
 
@@ -20,6 +20,8 @@ const NON_ESP_MARKER: [u8; 4] = [0; 4];
 const NAT_T_PORT: u16 = 4500;
 /// From this part of the limit of half-open IKE SAs on, initiators are asked for a cookie.
 const BUSY: usize = 4;
+/// How long a half-open IKE SA keeps its place when another peer wants it.
+const HALF_OPEN_GRACE: Duration = Duration::from_secs(1);
 /// A new IKE SA that takes more than this many times the first wait of IKE's retransmissions is given up
 /// for a fresh one: the responder may have restarted half-way, or a NAT may hold on to the old one.
 const CONNECT_PATIENCE: u32 = 20;
@@ -49,10 +51,9 @@ impl Control {
         };
         let spi = header.receiver_spi();
         let id = if spi.is_zero() {
-            let mut sessions = self.sessions.iter();
-            sessions
-                .find(|(_, s)| s.sa.is_first_request(&header, remote))
-                .map(|(id, _)| *id)
+            let id = self.callers.by_first(remote, header.spi_i);
+            let session = id.and_then(|id| self.sessions.get(&id));
+            id.filter(|_| session.is_some_and(|s| s.sa.is_first_request(&header, remote)))
         } else {
             self.by_spi.get(&spi).copied()
         };
@@ -92,28 +93,29 @@ impl Control {
         if self.shut_down.is_some() {
             return;
         }
-        let half_open = self
-            .sessions
-            .values()
-            .filter(|s| !s.initiator && s.is_connecting())
-            .count();
-        let busy = half_open >= self.half_open_limit / BUSY;
+        let half_open = self.callers.half_open();
+        let load = Load {
+            busy: half_open >= self.half_open_limit / BUSY,
+            of_source: self.callers.of(Source::from(remote.ip())),
+        };
         match self
             .doorman
-            .admit(now, remote, message, busy, &mut *self.rng)
+            .admit(now, remote, message, load, &mut *self.rng)
         {
             Admission::Granted => {}
             Admission::Answer(cookie) => return self.transmit(local, remote, &cookie),
             Admission::Refused => return,
         }
-        if half_open >= self.half_open_limit {
+        if half_open >= self.half_open_limit && is_first(message) && !self.make_room(now) {
             debug!(%remote, half_open, "too many half-open IKE SAs");
             return;
         }
         let directory = Arc::clone(&self.directory);
         match IkeSa::respond(directory, local, remote, message, &mut ctx!(self, now)) {
             Ok(sa) => {
+                let spi = sa.remote_spi();
                 let id = self.add_session(now, sa, None, local, remote);
+                self.callers.add(id, remote, spi);
                 self.dirty_sessions.insert(id);
             }
             Err(Rejected { reason, reply }) => {
@@ -123,6 +125,25 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Drops a half-open IKE SA, if one has had its time. Honest peers take a round trip or two.
+    fn make_room(&mut self, now: Duration) -> bool {
+        let mut old = self
+            .callers
+            .dispensable()
+            .into_iter()
+            .flatten()
+            .filter(|id| {
+                let session = self.sessions.get(id);
+                session.is_none_or(|s| s.started + HALF_OPEN_GRACE <= now)
+            });
+        let old = old.next();
+        if let Some(id) = old {
+            self.callers.settled(id);
+            self.with_ike(now, id, IkeSa::abandon);
+        }
+        old.is_some()
     }
 
     pub(crate) fn add_session(
@@ -144,6 +165,7 @@ impl Control {
             connection,
             started: now,
             established: None,
+            called_from: remote,
             local,
             remote,
             wants: BTreeSet::new(),
@@ -213,7 +235,10 @@ impl Control {
                     self.transmit(local, remote, &message);
                     self.restart_keepalive(now, id);
                 }
-                IkeOutput::Established(established) => self.established(now, id, established),
+                IkeOutput::Established(established) => {
+                    self.callers.settled(id);
+                    self.established(now, id, established);
+                }
                 IkeOutput::ChildEstablished(child) => self.child_established(now, id, *child),
                 IkeOutput::ChildDeleted { spi_in, by_peer } => {
                     if let Some((at, epoch)) = self.find_epoch(id, spi_in) {
@@ -235,7 +260,10 @@ impl Control {
                 IkeOutput::RekeyFailed(reason) => self.rekey_failed(now, id, reason),
                 IkeOutput::LivenessAnswered => self.heard(id),
                 IkeOutput::PeerMoved { local, remote } => self.peer_moved(id, local, remote),
-                IkeOutput::Failed(reason) => self.failed(now, id, reason),
+                IkeOutput::Failed(reason) => {
+                    self.callers.settled(id);
+                    self.failed(now, id, reason);
+                }
                 IkeOutput::Closed(reason) => self.closed(now, id, reason),
                 IkeOutput::Dead => self.dead(now, id),
             }

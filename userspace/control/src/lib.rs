@@ -25,6 +25,7 @@ mod config;
 mod control;
 mod directory;
 mod gates;
+mod half_open;
 mod idle;
 mod ike;
 mod keylog;

@@ -293,6 +293,8 @@ impl Control {
             return;
         };
         self.by_spi.remove(&session.sa.local_spi());
+        self.callers
+            .remove(id, (session.called_from, session.sa.remote_spi()));
         for at in tunnels {
             let tunnel = &mut self.tunnels[at];
             tunnel.requested.take_if(|(of, _)| *of == id);

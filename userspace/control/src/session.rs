@@ -20,6 +20,8 @@ pub(crate) struct Session {
     pub(crate) initiator: bool,
     pub(crate) started: Duration,
     pub(crate) established: Option<Box<Established>>,
+    /// Where the first request came from, or went to.
+    pub(crate) called_from: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     /// Tunnels that a session which is connecting shall bring up.

@@ -5,11 +5,12 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use aws_lc_rs::hmac;
-use mitregate_wire::ike::{ExchangeType, Header, Message, Notify, NotifyType, Payload};
+use mitregate_wire::ike::{Header, Message, Notify, NotifyType, Payload};
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::is_first;
 use crate::stateless::reply;
 
 /// How long a secret makes cookies; they stay good for as long again.
@@ -32,7 +33,7 @@ pub enum CookieCheck {
     Valid,
     /// None: send this back, keep nothing.
     Demand(Vec<u8>),
-    /// It is no IKE_SA_INIT request.
+    /// It is no request of IKE_SA_INIT or IKE_SESSION_RESUME.
     NotFirst,
 }
 
@@ -75,19 +76,17 @@ impl CookieJar {
         rng: &mut dyn CryptoRng,
     ) -> CookieCheck {
         self.rotate(now, rng);
+        if !is_first(message) {
+            return CookieCheck::NotFirst;
+        }
         let (Ok(header), Ok(message)) = (Header::parse(message), Message::parse(message)) else {
             return CookieCheck::NotFirst;
         };
-        let first = message.exchange == ExchangeType::IKE_SA_INIT
-            && message.flags.initiator
-            && !message.flags.response
-            && message.spi_r.is_zero()
-            && message.message_id == 0;
         let nonce = message.payloads.iter().find_map(|p| match p {
             Payload::Nonce(nonce) => Some(nonce),
             _ => None,
         });
-        let (true, Some(nonce)) = (first, nonce) else {
+        let Some(nonce) = nonce else {
             return CookieCheck::NotFirst;
         };
         let good = |cookie: &[u8]| {

@@ -39,7 +39,7 @@ use core::time::Duration;
 use mitregate_esp::{CipherSuite, SaKey};
 use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
-use mitregate_wire::ike::{Header, NotifyType, ParseError, PayloadType};
+use mitregate_wire::ike::{ExchangeType, Header, NotifyType, ParseError, PayloadType};
 use rand_core::CryptoRng;
 
 use cert::CertFault;
@@ -340,6 +340,20 @@ pub enum RejectReason {
     InvalidKeyExchange,
     #[error("out of resources: {0}")]
     Resources(&'static str),
+}
+
+/// Is this a request that a new IKE SA may be made of?
+#[must_use]
+pub fn is_first(message: &[u8]) -> bool {
+    Header::parse(message).is_ok_and(|header| {
+        matches!(
+            header.exchange,
+            ExchangeType::IKE_SA_INIT | ExchangeType::IKE_SESSION_RESUME
+        ) && header.flags.initiator
+            && !header.flags.response
+            && header.spi_r.is_zero()
+            && header.message_id == 0
+    })
 }
 
 /// The header of a message, to find the IKE SA that it belongs to.

@@ -73,7 +73,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    fn config(&self, at: usize) -> Config {
+    pub fn config(&self, at: usize) -> Config {
         let ids = ["client@lab", "gw@lab"];
         let ts = |at: usize| vec![["10.1.0.1/32", "10.2.0.0/24"][at].parse().unwrap()];
         let client = at == CLIENT;

@@ -47,6 +47,8 @@ registry! {
         IKE_INTERMEDIATE = 43,
         /// RFC 9370.
         IKE_FOLLOWUP_KE = 44,
+        /// RFC 5723 §4.3.2.
+        IKE_SESSION_RESUME = 38,
     }
 }
 
@@ -285,6 +287,12 @@ registry! {
         CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// RFC 7427 §4.
         SIGNATURE_HASH_ALGORITHMS = 16431,
+        /// RFC 5723 §7.
+        TICKET_LT_OPAQUE = 16409,
+        TICKET_REQUEST = 16410,
+        TICKET_ACK = 16411,
+        TICKET_NACK = 16412,
+        TICKET_OPAQUE = 16413,
         /// RFC 7383 §2.3.
         IKEV2_FRAGMENTATION_SUPPORTED = 16430,
         /// RFC 9242 §3.1.
