@@ -92,6 +92,16 @@ pub enum Command {
         /// Which connection.
         connection: String,
     },
+    /// Rekey a tunnel's CHILD_SA now, whoever of the two rekeys it otherwise.
+    RekeyChild {
+        /// Which tunnel.
+        child: String,
+    },
+    /// Rekey all IKE SAs of a connection now.
+    RekeyIke {
+        /// Which connection.
+        connection: String,
+    },
     /// Ping through a tunnel.
     Ping {
         /// Which tunnel.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use mitregate_gate::{Input, Role, UserPing};
 
+use crate::session::Session;
 use crate::tunnel::Goal;
 use crate::{Command, CommandError, Control, ControlEvent, Ticket};
 
@@ -25,6 +26,8 @@ impl Control {
             Command::Initiate { child } => self.initiate(&child)?,
             Command::TerminateChild { child } => self.terminate_child(now, &child)?,
             Command::TerminateIke { connection } => self.terminate_ike(now, &connection)?,
+            Command::RekeyChild { child } => self.rekey_child_now(now, &child)?,
+            Command::RekeyIke { connection } => self.rekey_ike_now(now, &connection)?,
             Command::Ping {
                 tunnel,
                 count,
@@ -106,8 +109,31 @@ impl Control {
         Ok(ticket)
     }
 
-    fn terminate_ike(&mut self, now: Duration, name: &str) -> Result<Ticket, CommandError> {
-        // A template's name, or a peer's, is that of all connections of it.
+    fn rekey_child_now(&mut self, now: Duration, child: &str) -> Result<Ticket, CommandError> {
+        let at = self.tunnel_named(child)?;
+        if let Some(epoch) = self.tunnels[at].gate.active() {
+            self.gate(now, at, Input::RekeyDue { epoch });
+        }
+        let ticket = self.ticket();
+        self.event(ControlEvent::Finished { ticket });
+        Ok(ticket)
+    }
+
+    fn rekey_ike_now(&mut self, now: Duration, name: &str) -> Result<Ticket, CommandError> {
+        for index in self.connections_named(name)? {
+            for id in self.sessions_of(index) {
+                if self.sessions.get(&id).is_some_and(Session::is_usable) {
+                    self.rekey_session(now, id);
+                }
+            }
+        }
+        let ticket = self.ticket();
+        self.event(ControlEvent::Finished { ticket });
+        Ok(ticket)
+    }
+
+    /// A template's name, or a peer's, is that of all connections of it.
+    fn connections_named(&self, name: &str) -> Result<Vec<usize>, CommandError> {
         let is_meant = |c: &crate::tunnel::Connection| {
             let peer = c.peer.as_ref().map(ToString::to_string);
             c.name == name || c.config.name == name || peer.as_deref() == Some(name)
@@ -120,6 +146,11 @@ impl Control {
         if found.is_empty() {
             return Err(CommandError::NoSuchConnection(name.to_owned()));
         }
+        Ok(found)
+    }
+
+    fn terminate_ike(&mut self, now: Duration, name: &str) -> Result<Ticket, CommandError> {
+        let found = self.connections_named(name)?;
         let ticket = self.ticket();
         let mut waits = BTreeSet::new();
         for index in found {

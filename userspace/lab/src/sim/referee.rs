@@ -162,14 +162,12 @@ impl Referee {
     /// I6: at most one proven and two unproven epochs of a tunnel; what drains apart.
     pub fn epochs(list: &ListView) -> Result<(), String> {
         for tunnel in &list.tunnels {
-            let count = |states: &[&str]| {
+            let live = || {
                 let epochs = tunnel.epochs.iter();
-                epochs.filter(|e| states.contains(&e.state)).count()
+                epochs.filter(|e| !["draining", "dead"].contains(&e.state))
             };
-            let (proven, unproven) = (
-                count(&["proven", "suspect"]),
-                count(&["installed", "probing"]),
-            );
+            let proven = live().filter(|e| e.proof.is_some()).count();
+            let unproven = live().count() - proven;
             if proven > 1 || unproven > 2 {
                 return Err(format!(
                     "I6: tunnel {} has {proven} proven and {unproven} unproven epochs",
