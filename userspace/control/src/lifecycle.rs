@@ -162,7 +162,18 @@ impl Control {
             || self.connections[index].name.clone(),
             |at| self.tunnels[at].name.clone(),
         );
-        warn!(tunnel = name, %reason, "no CHILD_SA");
+        // Two ends that rekey or delete at the same moment refuse each other (RFC 7296 §2.25), and one of
+        // them goes on: nothing to wake somebody for.
+        let crossed = matches!(
+            reason,
+            Reason::DeletedByPeer
+                | Reason::Refused(NotifyType::TEMPORARY_FAILURE | NotifyType::CHILD_SA_NOT_FOUND)
+        );
+        if crossed {
+            info!(tunnel = name, %reason, "no CHILD_SA");
+        } else {
+            warn!(tunnel = name, %reason, "no CHILD_SA");
+        }
         let session = self.sessions.get(&id).filter(|session| session.initiator);
         let without_address = matches!(
             reason,
