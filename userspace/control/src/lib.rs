@@ -58,6 +58,7 @@ pub use lifetime::{ChildLifetime, IkeLifetime, UNLIMITED};
 pub use mitregate_gate::{
     EchoLimit, GateConfig, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
 };
+pub use mitregate_ike::cert;
 pub use mitregate_ike::{
     Childless, Dynamic, Encap, EncapMode, EspProposal, Fragmentation, FragmentationMode, IdPattern,
     Identity, IkeProposal, LocalAuth, ProposalError, Psk, RemoteAuth, Retransmit,

@@ -204,7 +204,12 @@ impl Control {
         };
         session.over = true;
         let wants = core::mem::take(&mut session.wants);
-        let reason = reason.to_string();
+        let reason = match (reason, session.sa.certificate_error()) {
+            (Reason::Certificate(_), Some(error)) => {
+                format!("peer failed to authenticate: {error}")
+            }
+            _ => reason.to_string(),
+        };
         let connection = session.connection.map(|index| {
             let connection = &mut self.connections[index];
             connection.retry.failed(now, &mut *self.rng);

@@ -311,9 +311,8 @@ impl Certificate {
         let (fault, detail) = if now < from {
             let wait = validity::span(from.saturating_sub(now));
             let text = format!(
-                "is not valid before {} ({wait} from now; it is {} here)",
-                validity::date(from),
-                validity::date(now)
+                "is not valid before {} ({wait} from now)",
+                validity::date(from)
             );
             (CertFault::NotYetValid, text)
         } else if now > until {

@@ -267,7 +267,18 @@ fn check_config(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
                 .iter()
                 .map(|one| one.children.len())
                 .sum();
-            let result = json!({"ok": true, "connections": connections, "tunnels": tunnels});
+            let warnings = listed(&settings.warnings);
+            let result = json!({
+                "ok": true,
+                "connections": connections,
+                "tunnels": tunnels,
+                "warnings": warnings,
+            });
+            if !json {
+                for warning in &settings.warnings {
+                    writeln!(io::stderr(), "warning: {warning}")?;
+                }
+            }
             show(&result, json, |_| {
                 format!(
                     "{}: ok ({connections} connections, {tunnels} tunnels)\n",
@@ -282,19 +293,21 @@ fn check_config(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
     }
 }
 
+fn listed(errors: &[crate::config::ConfigError]) -> Vec<Value> {
+    let object = |error: &crate::config::ConfigError| {
+        json!({
+            "file": error.file,
+            "line": error.line,
+            "field": error.field,
+            "message": error.message,
+        })
+    };
+    errors.iter().map(object).collect()
+}
+
 fn complain(errors: &[crate::config::ConfigError], json: bool) -> io::Result<()> {
     if json {
-        let errors: Vec<_> = errors
-            .iter()
-            .map(|error| {
-                json!({
-                    "file": error.file,
-                    "line": error.line,
-                    "field": error.field,
-                    "message": error.message,
-                })
-            })
-            .collect();
+        let errors = listed(errors);
         return say(&json!({"ok": false, "errors": errors}).to_string());
     }
     for error in errors {

@@ -25,6 +25,7 @@ const MAX_MTU: u32 = 1500;
 pub(super) struct Check<'a> {
     pub(super) source: &'a Source<'a>,
     errors: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
 }
 
 impl Check<'_> {
@@ -36,6 +37,13 @@ impl Check<'_> {
             field,
             message,
         ));
+    }
+
+    /// Notes what is worth a look.
+    pub(super) fn warn(&mut self, field: &FieldPath, message: impl Display) {
+        let Source { path, text, .. } = self.source;
+        self.warnings
+            .push(ConfigError::field(path, text, field, message));
     }
 
     /// The value, or None and a note.
@@ -104,6 +112,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
     let mut check = Check {
         source,
         errors: Vec::new(),
+        warnings: Vec::new(),
     };
     let daemon = daemon(&mut check, &file.daemon);
     let provider = check.word(
@@ -130,6 +139,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             daemon,
             outer,
             inner,
+            warnings: check.warnings,
             control: Config {
                 provider,
                 worker: WorkerId(0),

@@ -137,8 +137,8 @@ pub struct Connection {
     /// For the IKE SA.
     #[serde(default)]
     pub proposals: Vec<String>,
-    pub local: Auth,
-    pub remote: Auth,
+    pub local: Local,
+    pub remote: Remote,
     #[serde(default)]
     pub gate: Gate,
     /// Repetitions of an IKE request before the peer counts as dead.
@@ -186,15 +186,44 @@ pub struct Connection {
     pub children: BTreeMap<String, Child>,
 }
 
-/// How one side proves who it is.
+/// How we prove who we are.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Auth {
-    /// Only `psk`.
-    #[serde(default = "psk")]
-    pub auth: String,
-    /// Identity; for the remote side also `%any`.
+pub struct Local {
+    /// `psk`, `pubkey`, or which keys and signatures; without it, `pubkey` where there are certs.
+    pub auth: Option<String>,
+    /// Identity; without it the first of local_addrs, or the subject of the first certificate.
     pub id: Option<String>,
+    /// Files (PEM or DER), each with a certificate of ours and perhaps its chain.
+    #[serde(default)]
+    pub certs: Vec<PathBuf>,
+    /// Files with the private keys of these, that nobody else can read.
+    #[serde(default)]
+    pub keys: Vec<PathBuf>,
+    /// Files with further certificates for the chains.
+    #[serde(default)]
+    pub cacerts: Vec<PathBuf>,
+}
+
+/// How the peer must prove who it is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remote {
+    /// As for the local side; without it, `pubkey` where there are certs or cacerts.
+    pub auth: Option<String>,
+    /// Identity, pattern or `%any`; without it the first of remote_addrs.
+    pub id: Option<String>,
+    /// Files with the peer's very own certificates, to be trusted each for itself.
+    #[serde(default)]
+    pub certs: Vec<PathBuf>,
+    /// Files with the authorities that are trusted.
+    #[serde(default)]
+    pub cacerts: Vec<PathBuf>,
+    /// Files with lists of revoked certificates.
+    #[serde(default)]
+    pub crls: Vec<PathBuf>,
+    /// `relaxed`, `ifuri` or `strict`.
+    pub revocation: Option<String>,
 }
 
 /// The ping gate.
@@ -291,10 +320,6 @@ fn replace() -> String {
 
 fn allow() -> String {
     "allow".into()
-}
-
-fn psk() -> String {
-    "psk".into()
 }
 
 fn ring_size() -> u32 {

@@ -9,6 +9,7 @@ mod locate;
 mod peers;
 mod policy;
 mod pools;
+mod pubkey;
 mod secret;
 mod units;
 
@@ -41,6 +42,8 @@ pub struct Settings {
     pub inner: InnerConfig,
     /// Connections, tunnels and keys.
     pub control: Config,
+    /// What will not keep the daemon from starting, but should be looked at.
+    pub warnings: Vec<ConfigError>,
 }
 
 /// The process.
@@ -152,6 +155,16 @@ impl Settings {
         addresses.sort_unstable();
         addresses.dedup();
         addresses
+    }
+}
+
+impl Source<'_> {
+    /// The path of a file that the configuration names: relative to its own folder.
+    fn beside(&self, path: &Path) -> PathBuf {
+        match self.path.parent() {
+            Some(folder) => folder.join(path),
+            None => path.to_owned(),
+        }
     }
 }
 

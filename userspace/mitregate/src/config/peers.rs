@@ -13,7 +13,7 @@ use mitregate_wire::TrafficSelector;
 use super::convert::Check;
 use super::file::{self, File};
 use super::locate::FieldPath;
-use super::{lifetime, policy, pools, secret};
+use super::{lifetime, policy, pools, pubkey, secret};
 
 /// Whoever it is (swanctl's word).
 const ANY: &str = "%any";
@@ -78,12 +78,7 @@ fn secrets(check: &mut Check<'_>, file: &File) -> Option<Vec<Secret>> {
             continue;
         }
         let (field, bytes) = if let Some(path) = &entry.secret_file {
-            let from_config = check.source.path.parent().map(|folder| folder.join(path));
-            let path = if path.is_absolute() {
-                path.clone()
-            } else {
-                from_config.unwrap_or_else(|| path.clone())
-            };
+            let path = check.source.beside(path);
             (at.key("secret_file"), secret::read_file(&path))
         } else if let Some(credential) = &entry.credential {
             let directory = check.source.credentials.clone();
@@ -172,19 +167,23 @@ fn connection(
         &IkeProposal::DEFAULT,
         "aes256gcm16-prfsha384-x25519",
     );
-    for (side, auth) in [("local", &connection.local), ("remote", &connection.remote)] {
-        check.word(&at.key(side).key("auth"), &auth.auth, &[("psk", ())]);
-    }
-    let local_id = match &connection.local.id {
-        Some(id) => identity(check, &at.key("local").key("id"), id),
+    let local_is_psk = is_psk(check, &at.key("local"), &connection.local);
+    let remote_is_psk = is_psk(check, &at.key("remote"), &connection.remote);
+    let local_at = at.key("local");
+    let given_id = connection.local.id.as_ref();
+    let given_id = given_id.map(|id| identity(check, &local_at.key("id"), id));
+    let (local_id, local_auth) = match given_id {
+        // A wrong id was told already.
+        Some(None) => (None, None),
+        given if !local_is_psk => {
+            pubkey::local(check, &local_at, &connection.local, given.flatten()).unzip()
+        }
+        Some(id) => (id, None),
         None => match local_addrs.first() {
-            Some(address) => Some(Identity::from(*address)),
+            Some(address) => (Some(Identity::from(*address)), None),
             None => {
-                check.error(
-                    &at.key("local").key("id"),
-                    "is missing: who are we to the peer?",
-                );
-                None
+                check.error(&local_at.key("id"), "is missing: who are we to the peer?");
+                (None, None)
             }
         },
     };
@@ -198,14 +197,19 @@ fn connection(
         ),
     };
     let psk = match (&local_id, &remote_id, secrets) {
-        (Some(local), Some(remote), Some(secrets)) => find_secret(
-            check,
-            at,
-            local,
-            remote.as_ref().and_then(IdPattern::exact),
-            secrets,
-        ),
+        (Some(local), Some(remote), Some(secrets)) if local_is_psk || remote_is_psk => {
+            let remote = remote.as_ref().and_then(IdPattern::exact);
+            find_secret(check, at, local, remote, secrets)
+        }
         _ => None,
+    };
+    let local_auth = match local_is_psk {
+        true => psk.clone().map(LocalAuth::Psk),
+        false => local_auth,
+    };
+    let remote_auth = match remote_is_psk {
+        true => psk.map(RemoteAuth::Psk),
+        false => pubkey::remote(check, &at.key("remote"), &connection.remote),
     };
     let gate = gate(check, &at.key("gate"), &connection.gate, role?);
     let retransmit = retransmit(check, at, connection);
@@ -277,8 +281,8 @@ fn connection(
         remote_port: IKE_PORT,
         local_id: local_id?,
         remote_id: remote_id?,
-        local_auth: LocalAuth::Psk(psk.clone()?),
-        remote_auth: RemoteAuth::Psk(psk?),
+        local_auth: local_auth?,
+        remote_auth: remote_auth?,
         proposals,
         encap: encap?,
         retransmit,
@@ -296,6 +300,55 @@ fn connection(
         max_peers,
         childless: childless?,
     })
+}
+
+/// The fields of a side that are about certificates, and its `auth`.
+trait Side {
+    fn auth(&self) -> Option<&String>;
+    fn certificate_fields(&self) -> Vec<(&'static str, bool)>;
+}
+
+impl Side for file::Local {
+    fn auth(&self) -> Option<&String> {
+        self.auth.as_ref()
+    }
+
+    fn certificate_fields(&self) -> Vec<(&'static str, bool)> {
+        vec![
+            ("certs", !self.certs.is_empty()),
+            ("keys", !self.keys.is_empty()),
+            ("cacerts", !self.cacerts.is_empty()),
+        ]
+    }
+}
+
+impl Side for file::Remote {
+    fn auth(&self) -> Option<&String> {
+        self.auth.as_ref()
+    }
+
+    fn certificate_fields(&self) -> Vec<(&'static str, bool)> {
+        vec![
+            ("certs", !self.certs.is_empty()),
+            ("cacerts", !self.cacerts.is_empty()),
+            ("crls", !self.crls.is_empty()),
+            ("revocation", self.revocation.is_some()),
+        ]
+    }
+}
+
+/// By a shared secret? Certificates beside it are a mistake.
+fn is_psk(check: &mut Check<'_>, at: &FieldPath, side: &impl Side) -> bool {
+    let fields = side.certificate_fields();
+    let given = fields.into_iter().find(|(_, given)| *given);
+    let psk = pubkey::method(side.auth(), given.is_some()) == pubkey::PSK;
+    if let Some((field, _)) = given
+        && psk
+    {
+        let message = "is for auth = \"pubkey\", and here auth is \"psk\"";
+        check.error(&at.key(field), message);
+    }
+    psk
 }
 
 /// The key whose identities fit best, as swanctl chooses: both named, then the peer named, then

@@ -11,6 +11,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// No pre-shared key is longer; keeps a mistaken path (/dev/zero) from filling the memory.
 const MAX_SECRET: usize = 4096;
+/// An RSA key of 8192 bits in PEM has less than 7 KiB.
+const MAX_PRIVATE_KEY: usize = 16 * 1024;
 
 /// A secret as the configuration holds it: wiped when dropped, and never shown.
 pub struct InlineSecret(Zeroizing<String>);
@@ -51,6 +53,24 @@ pub fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, String> {
 
 /// A secret from a file of its own; one line end at the end is not part of it.
 pub fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let file = open(path)?;
+    refuse_if_shared(&file, path)?;
+    read_secret(file, path)
+}
+
+/// All bytes of a file that nobody else can read: a private key.
+pub fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let file = open(path)?;
+    refuse_if_shared(&file, path)?;
+    read_all(file, path, MAX_PRIVATE_KEY)
+}
+
+/// All bytes of a file, at most `max`.
+pub fn read_public(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, String> {
+    read_all(open(path)?, path, max)
+}
+
+fn open(path: &Path) -> Result<File, String> {
     let shown = path.display();
     // Non-blocking: a FIFO without a writer is refused below, not waited for.
     let file = File::options()
@@ -64,10 +84,18 @@ pub fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     if !metadata.is_file() {
         return Err(format!("{shown} is not a regular file"));
     }
-    if let Some(who) = others_can_read(&metadata) {
-        return Err(format!("{shown} is readable by {who}: `chmod 600 {shown}`"));
+    Ok(file)
+}
+
+fn refuse_if_shared(file: &File, path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let metadata = file
+        .metadata()
+        .map_err(|error| format!("cannot read {shown}: {error}"))?;
+    match others_can_read(&metadata) {
+        Some(who) => Err(format!("{shown} is readable by {who}: `chmod 600 {shown}`")),
+        None => Ok(()),
     }
-    read_secret(file, path)
 }
 
 /// A credential that systemd passed (`LoadCredential=` or `LoadCredentialEncrypted=`).
@@ -97,14 +125,7 @@ pub fn read_credential(
 
 fn read_secret(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let shown = path.display();
-    // All room at once: growing would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET + 2));
-    file.take(MAX_SECRET as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot read {shown}: {error}"))?;
-    if bytes.len() > MAX_SECRET {
-        return Err(format!("{shown} is longer than {MAX_SECRET} bytes"));
-    }
+    let mut bytes = read_all(file, path, MAX_SECRET)?;
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {
@@ -115,6 +136,22 @@ fn read_secret(file: File, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         Ok(text) => decode(text).map_err(|error| format!("{shown} {error}")),
         Err(_) => Ok(bytes),
     }
+}
+
+fn read_all(file: File, path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, String> {
+    let shown = path.display();
+    // All room at once: growing would leave copies behind.
+    let room = file.metadata().map_or(max, |metadata| {
+        usize::try_from(metadata.len()).unwrap_or(max)
+    });
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room.min(max) + 2));
+    file.take(max as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot read {shown}: {error}"))?;
+    if bytes.len() > max {
+        return Err(format!("{shown} is longer than {max} bytes"));
+    }
+    Ok(bytes)
 }
 
 /// Who besides the owner can read a file, if anybody.

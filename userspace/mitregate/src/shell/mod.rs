@@ -43,6 +43,9 @@ const CALLS: usize = 16;
 /// Runs the daemon until it is told to end, or cannot go on; why not is in the log.
 pub fn run(settings: Settings) -> Result<ExitCode> {
     log::init(&settings.daemon)?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
