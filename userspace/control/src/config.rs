@@ -153,17 +153,20 @@ pub enum StartAction {
 impl Config {
     /// Default of [`Self::replay_window`].
     pub const REPLAY_WINDOW: u32 = 4096;
+    /// There is always room for as many tunnels as this.
+    const MIN_TUNNELS: usize = 1024;
     /// Default of [`Self::half_open_limit`].
     pub const HALF_OPEN_LIMIT: usize = 256;
 
-    /// Tunnels that there can be at a time, as a rule one for each child of each peer.
+    /// Tunnels that there can be at a time: room for one for each child of each peer, and more.
     #[must_use]
     pub fn tunnels(&self) -> usize {
         let of = |c: &ConnectionConfig| match c.is_template() {
             true => c.max_peers.saturating_mul(c.children.len()),
             false => c.children.len(),
         };
-        self.connections.iter().map(of).sum()
+        let all = self.connections.iter().map(of);
+        all.fold(0, usize::saturating_add).max(Self::MIN_TUNNELS)
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -180,6 +183,9 @@ impl Config {
                 return Err(ConfigError::DuplicateConnection(connection.name.clone()));
             }
             connection.check()?;
+            if connection.auto_role && !connection.pools.is_empty() {
+                return Err(ConfigError::PoolsWithoutServer(connection.name.clone()));
+            }
             if let Some(unknown) = connection.pools.iter().find(|name| !pools.contains(name)) {
                 let name = connection.name.clone();
                 return Err(ConfigError::NoSuchPool(name, unknown.clone()));
@@ -224,9 +230,10 @@ impl ConnectionConfig {
     #[must_use]
     pub fn is_template(&self) -> bool {
         let dynamic = self.children.iter().any(|child| child.dynamic.remote);
-        self.gate.role == Role::Server
-            && self.remote_addrs.is_empty()
-            && (self.remote_id.as_ref().and_then(IdPattern::exact).is_none() || dynamic)
+        let anybody = self.remote_id.as_ref().and_then(IdPattern::exact).is_none();
+        let from_anywhere = self.remote_addrs.is_empty() && (anybody || dynamic);
+        let with_addresses = dynamic && !self.pools.is_empty();
+        self.gate.role == Role::Server && (from_anywhere || with_addresses)
     }
 
     /// A tunnel's place in the policy before anything is negotiated. What is dynamic on our side and asked
@@ -289,6 +296,9 @@ pub enum ConfigError {
     /// Two pools of one name, or one without addresses.
     #[error("pool \"{0}\": the name must be unique, and its first address not above its last")]
     Pool(String),
+    /// Who gives addresses waits for those who want them.
+    #[error("connection \"{0}\": pools need role = \"server\"")]
+    PoolsWithoutServer(String),
     /// A connection names a pool that is not there.
     #[error("connection \"{0}\": there is no pool \"{1}\"")]
     NoSuchPool(String, String),

@@ -44,6 +44,8 @@ pub struct Control {
     pub(crate) provider: Provider,
     pub(crate) replay_window: u32,
     pub(crate) half_open_limit: usize,
+    /// Tunnels at a time, for which the workers have room.
+    pub(crate) tunnel_limit: usize,
     pub(crate) doorman: Doorman,
     pub(crate) callers: Callers,
     pub(crate) next_session: u64,
@@ -83,6 +85,7 @@ impl Control {
         mut rng: Box<dyn CryptoRng + Send>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
+        let tunnel_limit = config.tunnels();
         let doorman = Doorman::new(now, &mut *rng);
         let directory = Arc::new(Responders::new(config.connections.iter()));
         let mut control = Self {
@@ -101,6 +104,7 @@ impl Control {
             provider: config.provider,
             replay_window: config.replay_window,
             half_open_limit: config.half_open_limit,
+            tunnel_limit,
             doorman,
             callers: Callers::default(),
             next_session: 0,

@@ -167,7 +167,7 @@ impl Control {
                     }
                 }
                 GateOutput::Delete { epoch } => self.delete_epoch(now, at, epoch),
-                GateOutput::Retire { epoch } => self.retire(at, epoch),
+                GateOutput::Retire { epoch } => self.retire(now, at, epoch),
                 GateOutput::Event(event) => self.gate_event(at, event),
             }
         }
@@ -214,7 +214,7 @@ impl Control {
         }
     }
 
-    fn retire(&mut self, at: usize, epoch: EpochId) {
+    fn retire(&mut self, now: Duration, at: usize, epoch: EpochId) {
         let Some(tunnel) = tunnel_id(at) else { return };
         let t = &mut self.tunnels[at];
         if let Some(gone) = t.epochs.remove(&epoch) {
@@ -230,6 +230,7 @@ impl Control {
             for (ticket, _) in down {
                 self.event(ControlEvent::Finished { ticket });
             }
+            self.keep_leases(now, self.tunnels[at].connection);
         }
     }
 

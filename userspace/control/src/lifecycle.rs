@@ -257,6 +257,7 @@ impl Control {
         }
         if let Some(index) = index {
             self.finish_terminations(index);
+            self.keep_leases(now, index);
         }
         self.event(ControlEvent::IkeDown {
             connection,
@@ -335,12 +336,19 @@ impl Control {
         }
     }
 
-    /// The virtual addresses of a connection's peer that no IKE SA has any more wait for its return.
-    fn keep_leases(&mut self, now: Duration, index: usize) {
+    /// The virtual addresses of a connection's peer wait for its return once nothing uses them any more:
+    /// no IKE SA, and no orphan of one.
+    pub(crate) fn keep_leases(&mut self, now: Duration, index: usize) {
+        let connection = &self.connections[index];
+        let mut tunnels = connection.tunnels.iter();
+        if connection.config.pools.is_empty() || tunnels.any(|at| self.tunnels[*at].is_live()) {
+            return;
+        }
         let sessions = self.sessions_of(index);
         let kept: Vec<_> = sessions
             .iter()
-            .filter_map(|id| self.sessions.get(id)?.established.as_ref())
+            .filter_map(|id| self.sessions.get(id).filter(|session| !session.over))
+            .filter_map(|session| session.established.as_ref())
             .flat_map(|e| e.remote_assigned.addresses.iter().copied())
             .collect();
         self.pools.at(now).disown(index, &kept);

@@ -135,7 +135,8 @@ impl Control {
         if let Some(at) = replaced.or_else(|| tunnels.find(same).copied()) {
             return Some(at);
         }
-        if connection.tunnels.len() >= MAX_TUNNELS {
+        let full = self.tunnels.len() >= self.tunnel_limit;
+        if full || connection.tunnels.len() >= MAX_TUNNELS {
             let connection = &connection.name;
             warn!(connection, "a peer asks for too many tunnels: refused");
             return None;

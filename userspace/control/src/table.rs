@@ -50,6 +50,10 @@ impl<T> Table<T> {
         self.items.iter().map(|(at, item)| (*at, item))
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.items.values()
     }

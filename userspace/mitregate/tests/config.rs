@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mitregate::config::Settings;
-use mitregate_control::{EspProposal, IkeProposal, Role, StartAction};
+use mitregate_control::{Childless, EspProposal, IkeProposal, Role, StartAction, Unique};
 
 const CLIENT: &str = r#"[daemon]
 control_socket = "/run/mitregate/client.sock"
@@ -295,7 +295,7 @@ fn values_that_make_no_sense() {
             "\"go\"",
             "start_action",
             &format!("{net}.start_action"),
-            "\"start\", \"none\"",
+            "\"start\", \"trap\", \"none\"",
         ),
         (
             "\"1h\"",
@@ -611,4 +611,129 @@ fn files_that_cannot_be_read() {
             .to_string()
             .contains("UTF-8")
     );
+}
+
+#[test]
+fn virtual_addresses_pools_and_actions_as_swanctl_names_them() {
+    let text = CLIENT
+        .replace(
+            "encap = \"udp\"",
+            "encap = \"udp\"\nvips = [\"0.0.0.0\", \"::\"]\nchildless = \"prefer\"\ndpd_timeout = \"90s\"",
+        )
+        .replace("local_ts = [\"10.1.0.1/32\"]", "local_ts = [\"dynamic\"]")
+        .replace(
+            "start_action = \"start\"",
+            "start_action = \"trap\"\nclose_action = \"none\"\ndpd_action = \"restart\"\ninactivity = \"10m\"",
+        );
+    let settings = Files::new().load(&text).unwrap();
+    let connection = &settings.control.connections[0];
+    let any: Vec<IpAddr> = vec!["0.0.0.0".parse().unwrap(), "::".parse().unwrap()];
+    assert_eq!(connection.vips, any);
+    assert_eq!(connection.childless, Childless::Prefer);
+    assert_eq!(connection.dpd_timeout, Duration::from_secs(90));
+    let child = &connection.children[0];
+    assert!(child.dynamic.local && !child.dynamic.remote && child.local_ts.is_empty());
+    assert_eq!(child.start_action, StartAction::Trap);
+    assert_eq!(child.close_action, StartAction::None);
+    assert_eq!(child.dpd_action, StartAction::Start);
+    assert_eq!(child.inactivity, Duration::from_secs(600));
+    // What it protects gets the virtual address as its source.
+    let protected = settings.protected();
+    assert_eq!(protected[0].virtual_of.as_deref(), Some("home"));
+
+    let server = format!(
+        "{}\n[pools.clients]\naddrs = \"10.3.0.0/24\"\ndns = [\"10.2.0.53\"]\n",
+        CLIENT
+            .replace(
+                "remote_addrs = [\"203.0.113.1\"]",
+                "remote_addrs = [\"%any\"]\nrole = \"server\"\npools = [\"clients\"]\nunique = \"keep\"\nmax_peers = 50",
+            )
+            .replace("remote_ts = [\"10.2.0.0/24\"]", "remote_ts = [\"dynamic\"]")
+            .replace("start_action = \"start\"", "")
+    );
+    let settings = Files::new().load(&server).unwrap();
+    let connection = &settings.control.connections[0];
+    assert!(connection.is_template());
+    assert_eq!(
+        (connection.unique, connection.max_peers),
+        (Unique::Keep, 50)
+    );
+    let pool = &settings.control.pools[0];
+    assert_eq!(pool.name, "clients");
+    assert_eq!(pool.start, "10.3.0.1".parse::<IpAddr>().unwrap());
+    assert_eq!(pool.end, "10.3.0.254".parse::<IpAddr>().unwrap());
+    assert_eq!(pool.dns.len(), 1);
+    // The pool is what must not leave in clear.
+    let protected: Vec<_> = settings.protected();
+    let ends: Vec<_> = protected
+        .iter()
+        .map(|p| p.destination.to_string())
+        .collect();
+    assert!(ends.contains(&"10.3.0.128/26".to_owned()), "{ends:?}");
+}
+
+#[test]
+fn wrong_virtual_addresses_pools_and_actions_are_told_with_their_line() {
+    for (from, to, line, words) in [
+        (
+            "encap = \"udp\"",
+            "vips = [\"home\"]",
+            "20: connections.home.vips[0]",
+            "not an IP address",
+        ),
+        (
+            "encap = \"udp\"",
+            "pools = [\"none\"]",
+            "20: connections.home.pools",
+            "only a server",
+        ),
+        (
+            "encap = \"udp\"",
+            "unique = \"no\"",
+            "20: connections.home.unique",
+            "\"replace\", \"keep\", \"never\"",
+        ),
+        (
+            "encap = \"udp\"",
+            "max_peers = 0",
+            "20: connections.home.max_peers",
+            "1 to",
+        ),
+        (
+            "encap = \"udp\"",
+            "role = \"server\"",
+            "children.net.start_action",
+            "a server waits",
+        ),
+        (
+            "start_action = \"start\"",
+            "start_action = \"route\"",
+            "39: connections.home.children.net.start_action",
+            "\"trap\"",
+        ),
+        (
+            "start_action = \"start\"",
+            "dpd_action = \"hold\"",
+            "39: connections.home.children.net.dpd_action",
+            "\"clear\"",
+        ),
+        (
+            "[secrets.home]",
+            "[pools.a]\naddrs = \"10.3.0.9-10.3.0.1\"\n[secrets.home]",
+            "pools.a.addrs",
+            "neither a network",
+        ),
+        (
+            "[secrets.home]",
+            "[pools.a]\naddrs = \"10.3.0.0/24\"\n[pools.b]\naddrs = \"10.3.0.7\"\n[secrets.home]",
+            "pools.b.addrs",
+            "shares addresses with pools.a",
+        ),
+    ] {
+        let errors = errors(from, to);
+        assert!(
+            errors.iter().any(|e| e.contains(line) && e.contains(words)),
+            "{to}: {errors:?}"
+        );
+    }
 }

@@ -15,6 +15,7 @@ pub fn text(list: &Value) -> String {
         ])];
         rows.extend(ike_sas.iter().map(ike_sa));
         text += &columns(&rows);
+        text += &ike_sas.iter().map(assigned).collect::<String>();
     }
     for tunnel in list["tunnels"].as_array().map_or(&[][..], Vec::as_slice) {
         text.push('\n');
@@ -41,12 +42,32 @@ fn ike_sa(sa: &Value) -> Vec<String> {
     ]
 }
 
+/// What the configuration payloads gave, if anything.
+fn assigned(sa: &Value) -> String {
+    let given = [
+        ("our virtual addresses", &sa["local_vips"]),
+        ("DNS servers", &sa["dns"]),
+        ("its virtual addresses", &sa["remote_vips"]),
+    ];
+    let lines = given.into_iter().filter_map(|(what, list)| {
+        let list = words(list);
+        let name = word(&sa["connection"], "?");
+        (!list.is_empty()).then(|| format!("{name}: {what} {list}\n"))
+    });
+    lines.collect()
+}
+
 fn tunnel(tunnel: &Value) -> String {
     let mut text = format!(
-        "tunnel {} ({}): {}{}\n",
+        "tunnel {} ({}): {}{}{}\n",
         word(&tunnel["name"], "?"),
         word(&tunnel["role"], "?"),
         word(&tunnel["status"], "?"),
+        if tunnel["trapped"] == true && tunnel["wanted"] == false {
+            ", waits for a packet"
+        } else {
+            ""
+        },
         if tunnel["data_waiting"] == true {
             ", data waits"
         } else {
@@ -129,7 +150,8 @@ mod tests {
             "ike_sas": [{
                 "connection": "home", "state": "established", "peer_id": "gw@lab",
                 "local": "192.168.1.2:4500", "remote": "203.0.113.1:4500",
-                "nat_local": true, "nat_remote": false, "age_ms": 65000
+                "nat_local": true, "nat_remote": false, "age_ms": 65000,
+                "local_vips": ["10.1.0.1"], "remote_vips": [], "dns": ["10.2.0.53", "10.2.0.54"]
             }],
             "tunnels": [{
                 "name": "home/net", "role": "client", "status": "proven", "data_waiting": false,
@@ -149,6 +171,8 @@ mod tests {
         let expected = "\
 IKE SA  STATE        PEER    LOCAL             REMOTE            NAT   AGE
 home    established  gw@lab  192.168.1.2:4500  203.0.113.1:4500  ours  1m 5s
+home: our virtual addresses 10.1.0.1
+home: DNS servers 10.2.0.53, 10.2.0.54
 
 tunnel home/net (client): proven
   10.1.0.1/32 === 10.2.0.0/24

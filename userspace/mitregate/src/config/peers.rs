@@ -232,6 +232,10 @@ fn connection(
         format!("{text:?} is not an IP address; \"0.0.0.0\" and \"::\" ask for any")
     });
     pools::named(check, &at.key("pools"), &connection.pools, file);
+    if !connection.pools.is_empty() && (auto_role || role == Some(Role::Client)) {
+        let message = "only a server gives addresses to its peers: role = \"server\"";
+        check.error(&at.key("pools"), message);
+    }
     let unique = check.word(
         &at.key("unique"),
         &connection.unique,
