@@ -257,3 +257,29 @@ fn one_that_may_start_meets_one_that_waits() {
     converged(&net, "auto and server");
     assert_eq!(net.tunnel(0).role, "client");
 }
+
+/// gate.md's tie-break: who sits behind a NAT is the client, whoever starts.
+#[test]
+fn the_side_behind_a_nat_is_the_client() {
+    for behind in [0, 1] {
+        for seed in 0..20 {
+            let mut net = Net::new(seed);
+            for at in [0, 1] {
+                let mut config = both_start(at);
+                // The NAT is one to one, so that it can be called, too.
+                if at != behind {
+                    config[0].remote_addrs = vec![ip("203.0.113.9")];
+                }
+                net.start(ADDRESSES[at], Vec::new(), config);
+                if at == behind {
+                    net.hosts[at].behind = Some(ip("203.0.113.9"));
+                }
+                net.run(ms(seed % 5 * 9));
+            }
+            net.run(secs(90));
+            let what = format!("{behind} is behind, seed {seed}");
+            converged(&net, &what);
+            assert_eq!(net.tunnel(behind).role, "client", "{what}");
+        }
+    }
+}

@@ -53,3 +53,66 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mitregate_esp::ids::EpochId;
+    use mitregate_wire::esp::Spi;
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use crate::{Input, Installed, Output};
+
+    fn pings(gate: &mut Gate) -> usize {
+        let outputs = std::iter::from_fn(|| gate.poll_output());
+        let sent = outputs.filter(|output| matches!(output, Output::SendEcho { .. }));
+        sent.count()
+    }
+
+    #[test]
+    fn what_was_configured_stays_and_what_depends_on_the_side_follows() {
+        let client = GateConfig::new(Role::Client);
+        assert_eq!(
+            client.with_role(Role::Server),
+            GateConfig::new(Role::Server)
+        );
+        assert_eq!(client.with_role(Role::Client), client);
+        let configured = GateConfig {
+            tries: 9,
+            idle: None,
+            ..client
+        };
+        let server = configured.with_role(Role::Server);
+        assert_eq!((server.tries, &server.idle), (9, &None));
+        assert_eq!(server.with_role(Role::Client).tries, 9);
+    }
+
+    #[test]
+    fn who_becomes_the_client_asks_at_once_on_what_is_not_proven() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let mut gate = Gate::new(GateConfig::new(Role::Server));
+        let now = Duration::from_secs(5);
+        let installed = Installed {
+            epoch: EpochId(1),
+            spi_in: Spi::new(0x1234).unwrap(),
+            spi_out: Spi::new(0x4321).unwrap(),
+            peer_echo: true,
+            initiated: false,
+            replaces: None,
+        };
+        gate.handle(now, Input::Installed(installed), &mut rng);
+        // A server waits for the client's ping.
+        assert_eq!(pings(&mut gate), 0);
+        gate.set_role(now, Role::Client, &mut rng);
+        assert_eq!(pings(&mut gate), 1);
+        // Nothing more for the same side once more.
+        gate.set_role(now, Role::Client, &mut rng);
+        assert_eq!(pings(&mut gate), 0);
+        gate.set_role(now, Role::Server, &mut rng);
+        assert_eq!(gate.config().role, Role::Server);
+        // As for every new epoch of a server: without a client it goes after a while.
+        let limit = now + gate.config().drain_max;
+        assert!(gate.poll_timeout().is_some_and(|at| at <= limit));
+    }
+}

@@ -115,6 +115,8 @@ pub struct Host {
     pub address: Ipv4Addr,
     /// Others that it has.
     pub aliases: Vec<IpAddr>,
+    /// The address that a NAT shows instead of its own, one to one.
+    pub behind: Option<IpAddr>,
     pub control: Control,
     pub policy: BTreeMap<TunnelId, (Vec<TrafficSelector>, Vec<TrafficSelector>)>,
     installed: BTreeMap<EpochId, Installed>,
@@ -187,6 +189,7 @@ impl Net {
         let host = Host {
             address,
             aliases,
+            behind: None,
             control: Control::new(self.now, config, rng).unwrap(),
             policy: BTreeMap::new(),
             installed: BTreeMap::new(),
@@ -308,11 +311,14 @@ impl Net {
                     local,
                     remote,
                     payload,
-                } => self.post(Packet::Ike {
-                    from: local,
-                    to: remote,
-                    payload,
-                }),
+                } => {
+                    let ip = host.behind.unwrap_or(local.ip());
+                    self.post(Packet::Ike {
+                        from: SocketAddr::new(ip, local.port()),
+                        to: remote,
+                        payload,
+                    });
+                }
                 Output::AddTunnel(add) => {
                     let selectors = (add.local_ts, add.remote_ts);
                     assert!(host.policy.insert(add.tunnel, selectors).is_none());
@@ -362,8 +368,15 @@ impl Net {
         match packet {
             Packet::Ike { from, to, payload } => {
                 let mut hosts = self.hosts.iter();
-                let at = hosts.position(|h| h.aliases.contains(&to.ip()) && !h.down);
+                let at = hosts.position(|h| match h.behind {
+                    Some(public) => public == to.ip() && !h.down,
+                    None => h.aliases.contains(&to.ip()) && !h.down,
+                });
                 let Some(at) = at else { return };
+                let to = match self.hosts[at].behind {
+                    Some(_) => SocketAddr::new(self.hosts[at].address.into(), to.port()),
+                    None => to,
+                };
                 let datagram = Datagram {
                     local: to,
                     remote: from,
