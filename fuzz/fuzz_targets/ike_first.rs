@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use mitregate_ike::{
-    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode, Fragmentation, Identity, IkeConfig, IkeSa, LocalAuth, NoLeases, Output, Psk, RemoteAuth, Retransmit, SpiAllocator, State,
+    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode, Fragmentation, Identity, IkeConfig, IkeSa, LocalAuth, NoLeases, Output, PeerRekey, Psk, RemoteAuth, Retransmit, SpiAllocator, State,
 };
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{HEADER_LEN, Message};
@@ -72,6 +72,7 @@ fn config() -> Arc<IkeConfig> {
         retransmit: Retransmit::default(),
         fragmentation: Fragmentation::default(),
         announce: Announce::default(),
+        peer_rekey: PeerRekey::default(),
         vips: Vec::new(),
         assigns: false,
         childless: Childless::default(),

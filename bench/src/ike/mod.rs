@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use mitregate_ike::{
     Announce, ChildConfig, Childless, Dynamic, EncapMode, Fragmentation, Identity, IkeConfig,
-    LocalAuth, Psk, RemoteAuth, Retransmit,
+    LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit,
 };
 use mitregate_lab::{
     daemon::Daemon,
@@ -316,6 +316,7 @@ fn common(exchange: Exchange, psk: &Psk, id: Identity) -> IkeConfig {
         retransmit: Retransmit::default(),
         fragmentation: Fragmentation::default(),
         announce: Announce::default(),
+        peer_rekey: PeerRekey::default(),
         vips: Vec::new(),
         assigns: false,
         childless: if exchange.child {

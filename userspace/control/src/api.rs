@@ -144,6 +144,9 @@ pub enum CommandError {
     /// A server's connection without addresses cannot be started from here.
     #[error("connection \"{0}\" has no address to call: its peer starts it")]
     NobodyToCall(String),
+    /// There is nothing to rekey.
+    #[error("\"{0}\" is not up")]
+    NotUp(String),
     /// It is on its way down.
     #[error("shutting down")]
     ShuttingDown,

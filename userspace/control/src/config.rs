@@ -8,7 +8,7 @@ use mitregate_esp::{Provider, WorkerId};
 use mitregate_gate::{GateConfig, Role};
 use mitregate_ike::{
     Childless, Dynamic, EncapMode, EspProposal, Fragmentation, IdPattern, Identity, IkeProposal,
-    LocalAuth, RemoteAuth, Retransmit,
+    LocalAuth, PeerRekey, RemoteAuth, Retransmit,
 };
 use mitregate_wire::TrafficSelector;
 
@@ -68,6 +68,8 @@ pub struct ConnectionConfig {
     pub children: Vec<ChildConfig>,
     /// How long an IKE SA lives.
     pub lifetime: IkeLifetime,
+    /// What a client does when its server starts a rekey; a server accepts its client's.
+    pub peer_rekey: PeerRekey,
     /// Without anything from the peer for this long it is asked whether it is there; zero: never.
     pub dpd_delay: Duration,
     /// A peer that has not answered for this long counts as dead; zero: as the retransmissions say.

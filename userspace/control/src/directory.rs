@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mitregate_gate::Role;
-use mitregate_ike::{Announce, Directory, IdPattern, Identity, IkeConfig};
+use mitregate_ike::{Announce, Directory, IdPattern, Identity, IkeConfig, PeerRekey};
 
 use crate::ConnectionConfig;
 
@@ -35,6 +35,10 @@ fn ike_config(connection: &ConnectionConfig, first: usize) -> IkeConfig {
         encap: connection.encap,
         retransmit: connection.retransmit,
         fragmentation: connection.fragmentation,
+        peer_rekey: match connection.gate.role {
+            Role::Client => connection.peer_rekey,
+            Role::Server => PeerRekey::Accept,
+        },
         announce: Announce {
             esp_echo: true,
             owns_rekeys: connection.gate.role == Role::Client,

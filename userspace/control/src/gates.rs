@@ -121,6 +121,7 @@ impl Control {
             spi_out: child.spi_out,
             peer_echo: caps.esp_echo,
             initiated: child.initiator,
+            redundant: child.redundant,
             replaces,
         };
         self.gate(now, at, Input::Installed(installed));

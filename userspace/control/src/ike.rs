@@ -259,6 +259,12 @@ impl Control {
                 IkeOutput::Redundant(sa) => self.redundant(now, id, *sa),
                 IkeOutput::RekeyFailed(reason) => self.rekey_failed(now, id, reason),
                 IkeOutput::LivenessAnswered => self.heard(id),
+                IkeOutput::ChildRedundant { spi_in } => {
+                    if let Some((at, epoch)) = self.find_epoch(id, spi_in) {
+                        self.gate(now, at, Input::Redundant { epoch });
+                    }
+                }
+                IkeOutput::PeerWantsRekey { spi_in } => self.peer_wants_rekey(now, id, spi_in),
                 IkeOutput::PeerMoved { local, remote } => self.peer_moved(id, local, remote),
                 IkeOutput::Failed(reason) => {
                     self.callers.settled(id);

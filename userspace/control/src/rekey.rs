@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use mitregate_gate::Role;
 use mitregate_ike::{IkeSa, Reason};
+use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::NotifyType;
 use tracing::{debug, info, warn};
 
@@ -144,6 +145,16 @@ impl Control {
         } else {
             info!(connection = connection.name, %reason, "IKE SA not rekeyed: a new one is made");
             self.reauthenticate(id);
+        }
+    }
+
+    /// The peer was refused a rekey: our own comes at once instead.
+    pub(crate) fn peer_wants_rekey(&mut self, now: Duration, id: SessionId, spi_in: Option<Spi>) {
+        let Some(spi_in) = spi_in else {
+            return self.rekey_session(now, id);
+        };
+        if let Some((at, epoch)) = self.find_epoch(id, spi_in) {
+            self.rekey_due(now, at, epoch);
         }
     }
 

@@ -77,6 +77,10 @@ pub(crate) struct Epoch {
     pub(crate) spi_out: Spi,
     pub(crate) peer_echo: bool,
     pub(crate) replaces: Option<EpochId>,
+    /// We made it.
+    pub(crate) initiated: bool,
+    /// Another successor of the same epoch counts: this one is not to be proven beside it.
+    pub(crate) redundant: bool,
     pub(crate) state: State,
     pub(crate) since: Duration,
     pub(crate) installed: Duration,
@@ -103,6 +107,8 @@ impl Epoch {
             spi_out: installed.spi_out,
             peer_echo: installed.peer_echo,
             replaces: installed.replaces,
+            initiated: installed.initiated,
+            redundant: installed.redundant,
             state: State::Installed,
             since: now,
             installed: now,

@@ -22,6 +22,9 @@ pub struct Installed {
     pub initiated: bool,
     /// The epoch that it rekeys, if any.
     pub replaces: Option<EpochId>,
+    /// Both sides rekeyed at once and this epoch, which we made, lost (RFC 7296 §2.8.1): it goes when the
+    /// other one is proven.
+    pub redundant: bool,
 }
 
 /// What the gate is told. Packets are named here only after their ICV was verified.
@@ -49,6 +52,11 @@ pub enum Input<'a> {
         epoch: EpochId,
         /// Whether the peer asked for it.
         by_peer: bool,
+    },
+    /// Both sides rekeyed at once and this epoch, which the peer made, lost (RFC 7296 §2.8.1).
+    Redundant {
+        /// The epoch.
+        epoch: EpochId,
     },
     /// The epoch has lived long enough: replace it.
     RekeyDue {

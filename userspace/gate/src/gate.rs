@@ -68,6 +68,7 @@ impl Gate {
             Input::Echo { epoch, echo } => self.echo(now, epoch, &echo, rng),
             Input::FirstInbound { epoch, data } => self.first_inbound(now, epoch, data),
             Input::Deleted { epoch, by_peer } => self.deleted(now, epoch, by_peer, rng),
+            Input::Redundant { epoch } => self.lost(epoch),
             Input::RekeyDue { epoch } => {
                 if self.active == Some(epoch) {
                     let step = Step::Rekey { replaces: epoch };
@@ -178,7 +179,9 @@ impl Gate {
         let Some(at) = self.position(installed.epoch) else {
             return;
         };
-        if installed.peer_echo {
+        if installed.redundant {
+            self.redundant(now, at);
+        } else if installed.peer_echo {
             if self.config.role == Role::Client {
                 self.begin_probe(now, at, self.config.tries, rng);
             } else {
@@ -189,6 +192,42 @@ impl Gate {
         } else if installed.initiated {
             self.prove(now, at, Proof::Released(Release::RekeyAnswered));
         }
+    }
+
+    /// One that we made and that lost to the peer's: it goes as soon as that one is proven.
+    fn redundant(&mut self, now: Duration, at: usize) {
+        let won = self.active.is_some_and(|active| {
+            let winner = self.epochs.iter().find(|e| e.id == active);
+            winner.is_some_and(|e| e.replaces == self.epochs[at].replaces && !e.initiated)
+        });
+        if won {
+            self.abandon(now, at);
+        } else {
+            self.epochs[at].drain_deadline = Some(now + self.config.drain_max);
+        }
+    }
+
+    /// One that the peer made and that lost to ours. If it carries data already, it does so until ours
+    /// is proven.
+    fn lost(&mut self, epoch: EpochId) {
+        if let Some(at) = self.position(epoch)
+            && self.epochs[at].is_unproven()
+        {
+            self.epochs[at].redundant = true;
+            self.epochs[at].probe.stop();
+        }
+    }
+
+    /// What was redundant is all there is: it has its chance.
+    fn rehabilitate(&mut self, now: Duration, rng: &mut dyn Rng) -> bool {
+        let redundant = |e: &Epoch| e.redundant && e.is_unproven() && e.peer_echo;
+        let Some(at) = self.epochs.iter().position(redundant) else {
+            return false;
+        };
+        self.epochs[at].redundant = false;
+        self.epochs[at].drain_deadline = None;
+        self.begin_probe(now, at, self.config.tries, rng);
+        true
     }
 
     fn echo(&mut self, now: Duration, epoch: EpochId, echo: &Echo<'_>, rng: &mut dyn Rng) {
@@ -333,6 +372,9 @@ impl Gate {
             return;
         }
         self.liveness = None;
+        if self.config.role == Role::Client {
+            self.rehabilitate(now, rng);
+        }
         if by_peer && self.config.role == Role::Client && self.unproven() == 0 {
             let (step, reason) = (Step::NewSession, Reason::Deleted);
             self.escalation
@@ -393,9 +435,12 @@ impl Gate {
                 e.probe.stop();
                 e.drain_deadline = Some(first_look);
                 self.set_state(now, other, State::Draining);
-            } else if e.id != epoch && e.is_unproven() && self.config.role == Role::Client {
+            } else if e.id != epoch && e.is_unproven() {
                 // The first to be proven wins. On the server the client decides.
-                self.abandon(now, other);
+                let ours = e.redundant && e.initiated;
+                if ours || self.config.role == Role::Client {
+                    self.abandon(now, other);
+                }
             }
         }
     }
@@ -497,6 +542,9 @@ impl Gate {
         self.set_state(now, at, State::Suspect);
         if self.config.role == Role::Server {
             // Rekeys are the client's; its next ping makes us ask again.
+            return;
+        }
+        if self.epochs[at].proof.is_none() && self.rehabilitate(now, rng) {
             return;
         }
         let (step, reason) = if self.epochs[at].proof.is_some() {

@@ -521,6 +521,7 @@ fn an_answer_on_another_epoch_than_its_ping_proves_nothing() {
             spi_out: Spi::new(2000 + n).unwrap(),
             peer_echo: true,
             initiated: true,
+            redundant: false,
             replaces,
         })
     };

@@ -37,6 +37,8 @@ pub struct IkeConfig {
     pub fragmentation: Fragmentation,
     /// What we tell the peer about ourselves.
     pub announce: Announce,
+    /// What we do when the peer starts a rekey.
+    pub peer_rekey: PeerRekey,
     /// Virtual addresses that we ask the peer for; an unspecified one: any of its family.
     pub vips: Vec<IpAddr>,
     /// We give virtual addresses to peers, from [`Ctx::leases`](crate::Ctx::leases).
@@ -124,6 +126,22 @@ impl FromStr for EncapMode {
             _ => Err(UnknownWord(word.to_owned())),
         }
     }
+}
+
+/// What to do with a rekey, of the IKE SA or of a CHILD_SA, that the peer starts: for a client that
+/// wants its own packet to be the first on a fresh SPI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerRekey {
+    /// Answer it.
+    #[default]
+    Accept,
+    /// Answer TEMPORARY_FAILURE so many times for each SA, and report
+    /// [`Output::PeerWantsRekey`](crate::Output::PeerWantsRekey) for a rekey of our own; then accept,
+    /// because a peer that keeps being refused closes the IKE SA (RFC 7296 §2.25).
+    Refuse(u8),
+    /// Do not answer at all. The peer repeats its request, sends no other meanwhile, and in the end
+    /// takes us for dead (RFC 7296 §2.1, §2.4): only for peers that are known to rekey in vain.
+    Ignore,
 }
 
 /// How ESP travels, once negotiated.

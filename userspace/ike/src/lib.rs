@@ -46,7 +46,7 @@ use cert::CertFault;
 
 pub use config::{
     Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, Fragmentation,
-    FragmentationMode, IkeConfig, LocalAuth, Psk, RemoteAuth, Retransmit, UnknownWord,
+    FragmentationMode, IkeConfig, LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit, UnknownWord,
 };
 pub use cookie::{CookieCheck, CookieJar};
 pub use identity::{IdPattern, Identity};
@@ -120,6 +120,17 @@ pub enum Output {
     Redundant(Box<IkeSa>),
     /// The IKE SA was not rekeyed, and stays.
     RekeyFailed(Reason),
+    /// Both sides rekeyed a CHILD_SA at once, and this is the successor that is not needed: made by the
+    /// peer, which deletes it (RFC 7296 §2.8.1). One of ours says so in [`ChildSa::redundant`].
+    ChildRedundant {
+        /// Our inbound SPI.
+        spi_in: Spi,
+    },
+    /// The peer wanted to rekey and was refused ([`PeerRekey::Refuse`]): now is the time for our own.
+    PeerWantsRekey {
+        /// Our inbound SPI of the CHILD_SA; `None`: the IKE SA.
+        spi_in: Option<Spi>,
+    },
     /// The peer answered [`IkeSa::check_liveness`].
     LivenessAnswered,
     /// An authenticated message came from a new address: IKE goes there from now on
@@ -219,6 +230,9 @@ pub struct ChildSa {
     /// At a rekey, our inbound SPI of the CHILD_SA that this one replaces. Whoever started the
     /// rekey deletes that one when it is no longer needed ([`IkeSa::delete_child`]).
     pub replaces: Option<Spi>,
+    /// The peer has made a successor at the same time, which counts, and this one is for us to delete
+    /// (RFC 7296 §2.8.1).
+    pub redundant: bool,
     /// How ESP travels.
     pub encap: Encap,
 }
@@ -305,6 +319,8 @@ pub enum Discard {
     Fragment,
     #[error("response answers nothing acceptable")]
     BadResponse,
+    #[error("rekeys of the peer are ignored, as configured")]
+    Ignored,
 }
 
 /// A first message that no IKE SA was made of.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Command, Config, ConnectionConfig, ControlEvent,
-    Dynamic, EncapMode, GateConfig, IkeLifetime, LocalAuth, Psk, RemoteAuth, Retransmit, Role,
-    StartAction, Ticket, TunnelView, Unique,
+    Dynamic, EncapMode, GateConfig, IkeLifetime, LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit,
+    Role, StartAction, Ticket, TunnelView, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use rand_chacha::ChaCha20Rng;
@@ -122,6 +122,7 @@ impl Setup {
             dpd_delay: ConnectionConfig::DPD_DELAY,
             dpd_timeout: Duration::ZERO,
             keepalive: ConnectionConfig::KEEPALIVE,
+            peer_rekey: PeerRekey::default(),
             vips: Vec::new(),
             pools: Vec::new(),
             unique: Unique::default(),

@@ -12,8 +12,8 @@ use std::time::Duration;
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Command, Config, ConnectionConfig, Control,
     ControlEvent, DataEvent, Datagram, Dynamic, EncapMode, Fragmentation, GateConfig, IkeLifetime,
-    ListView, LocalAuth, Output, PoolConfig, Psk, RemoteAuth, Retransmit, Role, StartAction,
-    Ticket, TunnelView, Unique,
+    ListView, LocalAuth, Output, PeerRekey, PoolConfig, Psk, RemoteAuth, Retransmit, Role,
+    StartAction, Ticket, TunnelView, Unique,
 };
 use mitregate_esp::{EpochId, Provider, SaCounters, TunnelId, WorkerId};
 use mitregate_wire::TrafficSelector;
@@ -85,6 +85,7 @@ pub fn connection(name: &str, role: Role, local_id: &str) -> ConnectionConfig {
         dpd_delay: ConnectionConfig::DPD_DELAY,
         dpd_timeout: Duration::ZERO,
         keepalive: ConnectionConfig::KEEPALIVE,
+        peer_rekey: PeerRekey::default(),
         vips: Vec::new(),
         pools: Vec::new(),
         unique: Unique::default(),

@@ -292,6 +292,7 @@ impl World {
                     spi_out: spi(1 - at),
                     peer_echo: self.peer_echo,
                     initiated: at == CLIENT,
+                    redundant: false,
                     replaces,
                 };
                 self.input(at, Input::Installed(installed));

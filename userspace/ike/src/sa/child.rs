@@ -47,6 +47,12 @@ pub(super) struct Child {
     pub(super) deleting: bool,
     /// How many CHILD_SAs were made to replace this one.
     successors: u32,
+    /// Our inbound SPI of the one that this one replaced.
+    replaced: Option<Spi>,
+    /// We started the exchange that made it.
+    pub(super) initiator: bool,
+    /// How often a rekey by the peer was refused.
+    pub(super) refused: u8,
 }
 
 /// A CHILD_SA that we negotiate.
@@ -63,6 +69,15 @@ pub(super) struct Wanted {
     key_pair: Option<KeyPair>,
     /// The peer wanted another group once already.
     regrouped: bool,
+    /// The successor that the peer has made of the same CHILD_SA meanwhile, and its lowest nonce.
+    pub(super) rival: Option<(Spi, Vec<u8>)>,
+}
+
+impl Wanted {
+    fn loses_to_rival(&self, nonces: &Nonces) -> bool {
+        let rival = self.rival.as_ref();
+        rival.is_some_and(|(_, theirs)| nonces.lowest() < theirs.as_slice())
+    }
 }
 
 /// What a peer's request for a CHILD_SA holds.
@@ -94,6 +109,8 @@ pub(super) struct Agreed {
     pub(super) replaces: Option<Spi>,
     /// We started the exchange.
     pub(super) initiator: bool,
+    /// Another successor counts, and this one is for us to delete.
+    pub(super) redundant: bool,
 }
 
 impl IkeSa {
@@ -195,6 +212,7 @@ impl IkeSa {
             nonce: random_nonce(cx.rng),
             key_pair: None,
             regrouped: false,
+            rival: None,
         })
     }
 
@@ -231,7 +249,10 @@ impl IkeSa {
         cx: &mut Ctx<'_>,
     ) -> Result<(), Reason> {
         // Meanwhile the peer may have deleted it, or replaced it, which is as good.
-        let obsolete = |child: &Child| child.deleting || child.successors > successors;
+        let obsolete = |child: &Child| {
+            let refused = refusals > 0 && self.has_successor(child.spi_in, |_| true);
+            child.deleting || child.successors > successors || refused
+        };
         if replaces.is_some_and(|spi_in| self.child(spi_in).is_none_or(obsolete)) {
             return Ok(());
         }
@@ -296,6 +317,11 @@ impl IkeSa {
             }
             _ => {}
         }
+        if error(payloads).is_some() && wanted.rival.is_some() {
+            // RFC 7296 §2.8.1: the peer did not notice that both rekeyed. It has what it wanted, and so
+            // have we.
+            return self.release_spi(wanted.spi_in, cx);
+        }
         let gone = error(payloads).is_some_and(|n| n.kind == NotifyType::CHILD_SA_NOT_FOUND);
         let nonce = find!(payloads, Payload::Nonce(nonce) => nonce.clone());
         let nonces = Nonces {
@@ -325,6 +351,8 @@ impl IkeSa {
     ) {
         let (config, replaces, spi_in) = (wanted.config, wanted.replaces, wanted.spi_in);
         match self.check_answer(&wanted, groups, &nonces, payloads) {
+            // Both rekey at once, and ours has the lowest nonce: it stops here.
+            Ok(_) if wanted.loses_to_rival(&nonces) => self.release_spi(spi_in, cx),
             Ok((agreed, shared)) => {
                 let series = Series::for_child(agreed, Some(wanted), shared, nonces);
                 if let Err(reason) = self.follow_up(series, payloads, cx) {
@@ -400,7 +428,7 @@ impl IkeSa {
                 if !agreed.suite.additional.is_empty() {
                     return Err(Reason::Protocol("no ADDITIONAL_KEY_EXCHANGE"));
                 }
-                self.install(agreed, &shared, nonces)
+                self.install_beside(wanted, agreed, &shared, nonces)
             });
         if let Err(reason) = installed {
             if reason == Reason::DeletedByPeer {
@@ -461,8 +489,38 @@ impl IkeSa {
             remote_ts,
             replaces: wanted.replaces,
             initiator: true,
+            redundant: false,
         };
         Ok((agreed, shared.into()))
+    }
+
+    /// Installs a CHILD_SA of our own request. If the peer has rekeyed the same one meanwhile, the
+    /// lowest of the four nonces says which of the two is redundant (RFC 7296 §2.8.1).
+    pub(super) fn install_beside(
+        &mut self,
+        wanted: &Wanted,
+        mut agreed: Agreed,
+        shared: &SharedSecrets,
+        nonces: &Nonces,
+    ) -> Result<(), Reason> {
+        // One that the peer has deleted already was the redundant one.
+        let rival = wanted
+            .rival
+            .as_ref()
+            .filter(|(spi_in, _)| self.child(*spi_in).is_some());
+        let lost = rival.map(|(spi_in, theirs)| (*spi_in, nonces.lowest() < theirs.as_slice()));
+        agreed.redundant = matches!(lost, Some((_, true)));
+        self.install(agreed, shared, nonces)?;
+        if let Some((spi_in, false)) = lost {
+            self.outputs.push_back(Output::ChildRedundant { spi_in });
+        }
+        Ok(())
+    }
+
+    /// Is there a successor, such as `of` wants it, of the CHILD_SA that we receive on `spi_in`?
+    pub(super) fn has_successor(&self, spi_in: Spi, of: impl Fn(&Child) -> bool) -> bool {
+        let successor = |child: &&Child| child.replaced == Some(spi_in) && !child.deleting;
+        self.children.iter().filter(successor).any(of)
     }
 
     /// Derives the keys and hands the CHILD_SA out.
@@ -503,6 +561,7 @@ impl IkeSa {
                 remote_ts: agreed.remote_ts.clone(),
                 initiator: agreed.initiator,
                 replaces: agreed.replaces,
+                redundant: agreed.redundant,
                 encap: self.encap,
             })));
         self.children.push(Child {
@@ -513,6 +572,9 @@ impl IkeSa {
             remote_ts: agreed.remote_ts,
             deleting: false,
             successors: 0,
+            replaced: agreed.replaces,
+            initiator: agreed.initiator,
+            refused: 0,
         });
         Ok(())
     }

@@ -105,6 +105,14 @@ impl FollowUp {
         matches!(&self.series.goal, Goal::Child { agreed, .. } if agreed.replaces == spi_in)
     }
 
+    /// What we asked for, if that was a CHILD_SA.
+    pub(super) fn wanted(&mut self) -> Option<&mut Box<Wanted>> {
+        match &mut self.series.goal {
+            Goal::Child { wanted, .. } => wanted.as_mut(),
+            Goal::Ike { .. } => None,
+        }
+    }
+
     /// Is it for a successor of the IKE SA?
     pub(super) const fn is_for_ike(&self) -> bool {
         matches!(self.series.goal, Goal::Ike { .. })
@@ -242,8 +250,8 @@ impl IkeSa {
             nonces,
             ..
         } = series;
-        let agreed = match goal {
-            Goal::Child { agreed, .. } => agreed,
+        let (agreed, wanted) = match goal {
+            Goal::Child { agreed, wanted } => (agreed, wanted),
             Goal::Ike { mut successor, .. } => {
                 successor.shared = secrets;
                 return Reached::Successor(*successor);
@@ -253,7 +261,10 @@ impl IkeSa {
         let stillborn = core::mem::take(&mut self.stillborn);
         let made = if agreed.initiator && stillborn.contains(&agreed.spi_out.get()) {
             Err(Reason::DeletedByPeer)
+        } else if let Some(wanted) = wanted {
+            self.install_beside(&wanted, *agreed, &secrets, &nonces)
         } else {
+            self.note_rival(replaces, spi_in, &nonces);
             self.install(*agreed, &secrets, &nonces)
         };
         if let Err(reason) = made {
@@ -266,8 +277,12 @@ impl IkeSa {
     /// It comes to nothing, and the peer knows or will find out.
     fn miss(&mut self, goal: Goal, reason: Reason, cx: &mut Ctx<'_>) {
         match goal {
-            Goal::Child { agreed, .. } => {
+            Goal::Child { agreed, wanted } => {
                 self.release_spi(agreed.spi_in, cx);
+                // The peer's successor of the same CHILD_SA stands.
+                if wanted.is_some_and(|wanted| wanted.rival.is_some()) {
+                    return;
+                }
                 self.child_failed(Some(agreed.config), agreed.replaces, reason);
             }
             Goal::Ike {

@@ -8,12 +8,13 @@ use mitregate_wire::ike::{KeyExchange, Notify, NotifyType, Payload, ProtocolId};
 use super::child::{Agreed, Asked, MAX_CHILDREN};
 use super::followup::Series;
 use super::message::{find, find_notify, notify, random_nonce};
+use super::window::Purpose;
 use super::{Fate, IkeSa, Phase};
 use crate::crypto::Reply;
 use crate::keys::Nonces;
 use crate::proposal::{Group, Groups, choose_esp, offered, wanted};
 use crate::selectors::{from_wire, narrow, to_wire};
-use crate::{ChildConfig, Childless, Ctx, Reason};
+use crate::{ChildConfig, Childless, Ctx, Output, PeerRekey, Reason};
 
 /// Why a peer's request is refused: the notify for it, and what we say of it ourselves.
 struct Refusal {
@@ -79,33 +80,35 @@ impl IkeSa {
             let fate = Fate::Ends(Reason::Protocol("CREATE_CHILD_SA without SA, Ni or TS"));
             return (vec![notify(NotifyType::INVALID_SYNTAX)], fate);
         };
-        (self.answer_child(&asked, nonce, payloads, cx), Fate::GoesOn)
+        match self.answer_child(&asked, nonce, payloads, cx) {
+            Some(answer) => (answer, Fate::GoesOn),
+            None => (Vec::new(), Fate::Ignored),
+        }
     }
 
+    /// `None`: there is to be no answer.
     fn answer_child(
         &mut self,
         asked: &Asked<'_>,
         nonce: &[u8],
         payloads: &[Payload],
         cx: &mut Ctx<'_>,
-    ) -> Vec<Payload> {
+    ) -> Option<Vec<Payload>> {
         // RFC 7296 §2.25.2: nothing new while the IKE SA is being rekeyed or closed.
         if !matches!(self.phase, Phase::Established) || self.is_rekeying() {
-            return vec![notify(NotifyType::TEMPORARY_FAILURE)];
+            return Some(vec![notify(NotifyType::TEMPORARY_FAILURE)]);
         }
         let replaced = match find_notify(payloads, NotifyType::REKEY_SA) {
             None => None,
             Some(rekey) => match self.replaceable(rekey) {
                 Ok(child) => Some(child),
-                Err(refusal) => return vec![Payload::Notify(refusal)],
+                Err(refusal) => return Some(vec![Payload::Notify(refusal?)]),
             },
         };
         if self.children.len() >= MAX_CHILDREN {
             let reason = Reason::Resources("CHILD_SAs");
-            return self.refuse(
-                Refusal::new(NotifyType::NO_ADDITIONAL_SAS, reason),
-                replaced,
-            );
+            let refusal = Refusal::new(NotifyType::NO_ADDITIONAL_SAS, reason);
+            return Some(self.refuse(refusal, replaced));
         }
         let ke = find!(payloads, Payload::KeyExchange(ke) => ke);
         let nonces = Nonces {
@@ -114,32 +117,49 @@ impl IkeSa {
         };
         let groups = Groups::Negotiate(ke.and_then(|ke| Group::from_id(ke.method)));
         let answer = self.grant(asked, replaced, ke, groups, &nonces, cx);
-        answer.unwrap_or_else(|refusal| self.refuse(refusal, replaced))
+        Some(answer.unwrap_or_else(|refusal| self.refuse(refusal, replaced)))
     }
 
     /// The CHILD_SA that a peer wants to rekey, by configuration and our inbound SPI. It names it
-    /// by the SPI it receives on itself.
-    fn replaceable(&self, rekey: &Notify) -> Result<(usize, Spi), Notify> {
-        let child = self.children.iter().find(|child| {
+    /// by the SPI it receives on itself. `Err(None)`: there is to be no answer.
+    fn replaceable(&mut self, rekey: &Notify) -> Result<(usize, Spi), Option<Notify>> {
+        let temporary_failure = || Err(Some(Notify::new(NotifyType::TEMPORARY_FAILURE)));
+        let child = self.children.iter().position(|child| {
             rekey.protocol == ProtocolId::ESP && rekey.spi == child.spi_out.to_be_bytes()
         });
-        let Some(child) = child else {
+        let Some(index) = child else {
             // It may be the one that we wait to hear of.
             if self.expects_child() {
-                return Err(Notify::new(NotifyType::TEMPORARY_FAILURE));
+                return temporary_failure();
             }
-            return Err(Notify {
+            return Err(Some(Notify {
                 protocol: rekey.protocol,
                 spi: rekey.spi.clone(),
                 ..Notify::new(NotifyType::CHILD_SA_NOT_FOUND)
-            });
+            }));
         };
-        // RFC 7296 §2.25.1. Where both rekey at once it would have us answer and later delete the
-        // redundant one; refusing makes both try again, each after a wait of its own.
-        if child.deleting || self.rekey_under_way(Some(child.spi_in)) {
-            return Err(Notify::new(NotifyType::TEMPORARY_FAILURE));
+        let (config, spi_in) = (self.children[index].config, self.children[index].spi_in);
+        // RFC 7296 §2.25.1: not one that we are closing; and so, as §2.8.2 puts it for an IKE SA, not
+        // one that we have rekeyed already, whether or not its Delete is on its way.
+        let replaced = self.has_successor(spi_in, |successor| successor.initiator);
+        if self.children[index].deleting || replaced {
+            return temporary_failure();
         }
-        Ok((child.config, child.spi_in))
+        // One that we are rekeying is: the nonces will tell which successor is redundant.
+        if self.rekey_under_way(Some(spi_in)) {
+            return Ok((config, spi_in));
+        }
+        match self.config.peer_rekey {
+            PeerRekey::Accept => Ok((config, spi_in)),
+            PeerRekey::Ignore => Err(None),
+            PeerRekey::Refuse(times) if self.children[index].refused < times => {
+                self.children[index].refused += 1;
+                let spi_in = Some(spi_in);
+                self.outputs.push_back(Output::PeerWantsRekey { spi_in });
+                temporary_failure()
+            }
+            PeerRekey::Refuse(_) => Ok((config, spi_in)),
+        }
     }
 
     /// Makes the CHILD_SA that a peer asks for, and the payloads of the answer.
@@ -210,15 +230,35 @@ impl IkeSa {
             remote_ts,
             replaces: replaced.map(|(_, spi_in)| spi_in),
             initiator: false,
+            redundant: false,
         };
         if !suite.additional.is_empty() {
             let series = Series::for_child(agreed, None, shared.into(), nonces.clone());
             payloads.push(self.await_follow_up(series, cx));
             return Ok(payloads);
         }
+        self.note_rival(replaced.map(|(_, replaced)| replaced), spi_in, nonces);
         self.install(agreed, &shared.into(), nonces)
             .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
         Ok(payloads)
+    }
+
+    /// Has our own request for a successor of the same CHILD_SA know of the one that the peer makes.
+    pub(super) fn note_rival(&mut self, replaced: Option<Spi>, spi_in: Spi, nonces: &Nonces) {
+        if replaced.is_some() && self.rekey_under_way(replaced) {
+            let request = self
+                .outstanding
+                .as_mut()
+                .map(|request| &mut request.purpose);
+            let wanted = match request {
+                Some(Purpose::Child(wanted)) => Some(wanted),
+                Some(Purpose::FollowUp(follow_up)) => follow_up.wanted(),
+                _ => None,
+            };
+            if let Some(wanted) = wanted {
+                wanted.rival = Some((spi_in, nonces.lowest().to_vec()));
+            }
+        }
     }
 
     /// The child of the configuration that fits a peer's selectors best, with what both have in

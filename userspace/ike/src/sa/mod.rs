@@ -135,6 +135,8 @@ pub struct IkeSa {
     rival: Option<rekey::Rival>,
     /// The peer's CREATE_CHILD_SA that more key exchanges are to follow.
     awaited: Option<Box<followup::Awaited>>,
+    /// How often a rekey of the IKE SA by the peer was refused.
+    refused: u8,
     /// A successor was handed out: of what becomes of this one nobody needs to hear.
     replaced: bool,
     /// When a half-open, replaced or dead IKE SA goes.
@@ -147,6 +149,8 @@ enum Fate {
     GoesOn,
     /// A successor takes its place.
     Replaced(Box<IkeSa>),
+    /// There is to be no response.
+    Ignored,
     /// It never came to be.
     Fails(Reason),
     /// It is over.
@@ -220,6 +224,7 @@ impl IkeSa {
             stillborn: Vec::new(),
             rival: None,
             awaited: None,
+            refused: 0,
             replaced: false,
             expires: None,
             outputs: VecDeque::new(),
@@ -332,12 +337,15 @@ impl IkeSa {
                 }
             }
         };
+        if matches!(fate, Fate::Ignored) {
+            return Err(Discard::Ignored);
+        }
         let fate = match self.respond_to(header, &answer, local, remote, &opened, cx) {
             Ok(()) => fate,
             Err(reason) => fails(reason),
         };
         match fate {
-            Fate::GoesOn => {}
+            Fate::GoesOn | Fate::Ignored => {}
             Fate::Replaced(successor) => self.be_replaced(successor, cx),
             Fate::Fails(reason) => self.fail(reason, cx),
             Fate::Ends(reason) => self.end(reason, cx),

@@ -29,7 +29,7 @@ use crate::keys::{Keys, Nonces, SharedSecrets, Side};
 use crate::proposal::{
     Group, IkeSuite, accept_ike, choose_ike, ike_groups, offer_ike, offered, wanted,
 };
-use crate::{Ctx, Output, Reason};
+use crate::{Ctx, Output, PeerRekey, Reason};
 
 /// How often a rekey is tried again after TEMPORARY_FAILURE (RFC 7296 §2.25).
 const MAX_REFUSALS: u8 = 8;
@@ -372,6 +372,19 @@ impl IkeSa {
         });
         if busy || self.rival.is_some() || !matches!(self.phase, Phase::Established) {
             return refuse(NotifyType::TEMPORARY_FAILURE);
+        }
+        match self.config.peer_rekey {
+            // One of our own is under way: it decides.
+            _ if self.is_rekeying() => {}
+            PeerRekey::Accept => {}
+            PeerRekey::Ignore => return (Vec::new(), Fate::Ignored),
+            PeerRekey::Refuse(times) if self.refused < times => {
+                self.refused += 1;
+                self.outputs
+                    .push_back(Output::PeerWantsRekey { spi_in: None });
+                return refuse(NotifyType::TEMPORARY_FAILURE);
+            }
+            PeerRekey::Refuse(_) => {}
         }
         let Some(nonce) = find!(payloads, Payload::Nonce(nonce) => nonce) else {
             let fate = Fate::Ends(Reason::Protocol("rekey of the IKE SA without Ni"));

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Config, ConnectionConfig, Dynamic, EncapMode,
-    GateConfig, IkeLifetime, LocalAuth, Psk, RemoteAuth, Retransmit, Role, StartAction, Unique,
+    GateConfig, IkeLifetime, LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit, Role, StartAction,
+    Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_ike::Fragmentation;
@@ -169,6 +170,7 @@ impl Plan {
             dpd_delay: ConnectionConfig::DPD_DELAY,
             dpd_timeout: Duration::ZERO,
             keepalive: ConnectionConfig::KEEPALIVE,
+            peer_rekey: PeerRekey::default(),
             vips: Vec::new(),
             pools: Vec::new(),
             unique: Unique::default(),

@@ -182,6 +182,11 @@ pub struct Connection {
     pub over_time: Option<String>,
     /// How much earlier than due it is rekeyed or replaced, at most, at random.
     pub rand_time: Option<String>,
+    /// What a client does with a rekey that its server starts: `accept`, `refuse` or `ignore`.
+    #[serde(default = "accept")]
+    pub peer_rekey: String,
+    /// How often it refuses before it accepts, with `peer_rekey = "refuse"`.
+    pub peer_rekey_refusals: Option<u8>,
     #[serde(default)]
     pub children: BTreeMap<String, Child>,
 }
@@ -300,6 +305,10 @@ pub struct Secret {
     pub secret_file: Option<PathBuf>,
     /// Name of a systemd credential.
     pub credential: Option<String>,
+}
+
+fn accept() -> String {
+    "accept".into()
 }
 
 fn auto() -> String {

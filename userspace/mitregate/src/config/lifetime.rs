@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use mitregate_control::{ChildLifetime, IkeLifetime, UNLIMITED};
+use mitregate_control::{ChildLifetime, IkeLifetime, PeerRekey, UNLIMITED};
 
 use super::convert::Check;
 use super::file;
 use super::locate::FieldPath;
+
+/// Refusals that a peer bears before it gives the IKE SA up: our own rekey takes one round trip.
+const PEER_REKEY_REFUSALS: u8 = 3;
 
 /// Of a connection's IKE SAs.
 pub(super) fn ike(
@@ -37,6 +40,30 @@ pub(super) fn ike(
         }
     }
     lifetime
+}
+
+/// What becomes of the peer's rekeys. A client's only: a server accepts.
+pub(super) fn peer_rekey(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    connection: &file::Connection,
+) -> Option<PeerRekey> {
+    let times = connection
+        .peer_rekey_refusals
+        .unwrap_or(PEER_REKEY_REFUSALS);
+    if connection.peer_rekey_refusals.is_some() && connection.peer_rekey != "refuse" {
+        let field = at.key("peer_rekey_refusals");
+        check.error(&field, "counts only with peer_rekey = \"refuse\"");
+    }
+    check.word(
+        &at.key("peer_rekey"),
+        &connection.peer_rekey,
+        &[
+            ("accept", PeerRekey::Accept),
+            ("refuse", PeerRekey::Refuse(times)),
+            ("ignore", PeerRekey::Ignore),
+        ],
+    )
 }
 
 /// Of a child's epochs.

@@ -277,6 +277,7 @@ fn connection(
     ];
     let [dpd_delay, dpd_timeout, keepalive] =
         times.map(|(field, text, default)| check.duration(&at.key(field), text.as_ref(), default));
+    let peer_rekey = lifetime::peer_rekey(check, at, connection);
     Some(ConnectionConfig {
         name: name.to_owned(),
         local_addrs,
@@ -295,6 +296,7 @@ fn connection(
         auto_role,
         children,
         lifetime: lifetime::ike(check, at, connection),
+        peer_rekey: peer_rekey?,
         dpd_delay,
         dpd_timeout,
         keepalive,

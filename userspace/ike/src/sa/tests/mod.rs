@@ -3,6 +3,7 @@
 mod bad_input;
 mod certificates;
 mod children;
+mod collisions;
 mod configuration;
 mod exchanges;
 mod faults;
@@ -69,6 +70,7 @@ fn config(name: &str, local: &str, remote: &str) -> IkeConfig {
         retransmit: Retransmit::default(),
         fragmentation: Fragmentation::default(),
         announce: Announce::default(),
+        peer_rekey: PeerRekey::default(),
         vips: Vec::new(),
         assigns: false,
         childless: Childless::default(),
@@ -218,6 +220,8 @@ pub(super) struct Host {
     /// CHILD_SAs by inbound SPI.
     pub(super) installed: BTreeMap<Spi, ChildSa>,
     pub(super) established: Vec<Established>,
+    /// What the peer is to delete (inbound SPIs).
+    pub(super) redundant: Vec<Spi>,
     pub(super) log: Vec<String>,
     pub(super) rejected: Vec<RejectReason>,
     pub(super) discarded: Vec<Discard>,
@@ -275,6 +279,7 @@ impl World {
             jar: None,
             installed: BTreeMap::new(),
             established: Vec::new(),
+            redundant: Vec::new(),
             log: Vec::new(),
             rejected: Vec::new(),
             discarded: Vec::new(),
@@ -435,6 +440,7 @@ impl World {
             }
             Output::ChildEstablished(child) => {
                 host.log.push(match child.replaces {
+                    Some(_) if child.redundant => format!("child {} redundant", child.name),
                     Some(_) => format!("child {} replaced", child.name),
                     None => format!("child {}", child.name),
                 });
@@ -453,6 +459,15 @@ impl World {
                 let name = name.unwrap_or_else(|| "?".into());
                 host.log.push(format!("child {name} failed: {reason}"));
             }
+            Output::ChildRedundant { spi_in } => {
+                assert!(host.installed.contains_key(&spi_in));
+                host.redundant.push(spi_in);
+                host.log.push("child redundant by peer".into());
+            }
+            Output::PeerWantsRekey { spi_in } => host.log.push(match spi_in {
+                Some(_) => "peer wants child rekey".into(),
+                None => "peer wants rekey".into(),
+            }),
             Output::RekeyFailed(reason) => host.log.push(format!("rekey failed: {reason}")),
             Output::Rekeyed(_) | Output::Redundant(_) => unreachable!(),
             Output::LivenessAnswered => host.log.push("alive".into()),
