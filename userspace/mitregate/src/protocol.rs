@@ -33,6 +33,16 @@ pub enum Request {
         /// The connection's name.
         connection: String,
     },
+    /// Replaces a tunnel's SAs by fresh ones; done when that is begun.
+    RekeyChild {
+        /// The child's name, or `connection/child`.
+        child: String,
+    },
+    /// Replaces a connection's IKE SA by a fresh one; done when that is begun.
+    RekeyIke {
+        /// The connection's name.
+        connection: String,
+    },
     /// Pings through a tunnel; each answer is a progress line.
     Ping {
         /// The child's name, or `connection/child`.

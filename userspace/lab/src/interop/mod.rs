@@ -169,7 +169,7 @@ fn jobs<'a>(options: &Options, cases: &'a [Case], releases: &'a [Release]) -> Ve
     for (nth, release) in releases.iter().enumerate() {
         for case in cases {
             let named = words.is_empty() || words.iter().any(|word| case.name.contains(word));
-            let here = case.runs_with(nth == 0);
+            let here = case.runs_with(&release.name, nth == 0);
             if !(named && here) || (options.quick && !case.quick) {
                 continue;
             }

@@ -62,7 +62,7 @@ impl Child {
     }
 }
 
-/// More lines for mitregate's TOML.
+/// More lines for mitregate's TOML; `@RUN@` is the lab's folder.
 #[derive(Clone, Debug, Default)]
 pub struct MitregateLines {
     /// For `[daemon]`.
@@ -266,7 +266,7 @@ id = "{}"
 {}
 id = "{}"
 "#,
-            self.mitregate.daemon,
+            self.mitregate.daemon.replace("@RUN@", run),
             toml_list(&self.ike[0]),
             self.mitregate.connection,
             self.auth.mitregate[0],

@@ -96,6 +96,13 @@ enum Command {
         #[arg(long, default_value_t = 15, value_name = "SECONDS")]
         timeout: u64,
     },
+    /// Replace a tunnel's SAs, or a connection's IKE SA, by fresh ones; data goes on meanwhile.
+    ///
+    /// Returns as soon as that is begun; list-sas shows how far it is.
+    Rekey {
+        #[command(flatten)]
+        what: What,
+    },
     /// Ping the peer through a tunnel's own ESP SAs (ESP Echo).
     ///
     /// Unlike an ICMP ping it needs no address behind the tunnel, and an answer proves exactly
@@ -238,6 +245,23 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             };
             let result = ask(&request, Some(Duration::from_secs(timeout)))?;
             show(&result, json, |_| format!("{name} is down\n"))
+        }
+        Command::Rekey { what } => {
+            let (request, name) = match what {
+                What {
+                    child: Some(child), ..
+                } => {
+                    let name = child.clone();
+                    (Request::RekeyChild { child }, name)
+                }
+                What { ike, .. } => {
+                    let connection = ike.unwrap_or_default();
+                    let name = connection.clone();
+                    (Request::RekeyIke { connection }, name)
+                }
+            };
+            let result = ask(&request, None)?;
+            show(&result, json, |_| format!("rekeying {name}\n"))
         }
         Command::Ping {
             tunnel,

@@ -161,6 +161,13 @@ fn daemon(check: &mut Check<'_>, daemon: &file::Daemon) -> DaemonSettings {
     if !daemon.control_socket.is_absolute() {
         check.error(&at.key("control_socket"), "is not an absolute path");
     }
+    if daemon
+        .save_keys
+        .as_ref()
+        .is_some_and(|dir| !dir.is_absolute())
+    {
+        check.error(&at.key("save_keys"), "is not an absolute path");
+    }
     if daemon.workers != 1 {
         check.error(&at.key("workers"), "only 1 worker is supported");
     }
@@ -192,6 +199,7 @@ fn daemon(check: &mut Check<'_>, daemon: &file::Daemon) -> DaemonSettings {
         cpu: daemon.cpus.first().copied(),
         log: daemon.log.clone(),
         log_json: format.unwrap_or(false),
+        save_keys: daemon.save_keys.clone(),
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Daemon {
     pub log: String,
     /// `human` or `json`.
     pub log_format: String,
+    /// Folder for the keys of all SAs, in Wireshark's format; none: they are never written.
+    pub save_keys: Option<PathBuf>,
 }
 
 impl Default for Daemon {
@@ -67,6 +69,7 @@ impl Default for Daemon {
             replay_window: Config::REPLAY_WINDOW,
             log: "info".into(),
             log_format: "human".into(),
+            save_keys: None,
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct DaemonSettings {
     pub log: String,
     /// JSON lines instead of text.
     pub log_json: bool,
+    /// Folder for the keys of all SAs.
+    pub save_keys: Option<PathBuf>,
 }
 
 /// The side towards the peers.

@@ -44,7 +44,12 @@ impl Subject {
                 Some(Self::Tunnel(child.clone()))
             }
             Request::TerminateIke { connection } => Some(Self::Connection(connection.clone())),
-            Request::ListSas | Request::ListPools | Request::Stats | Request::Ping { .. } => None,
+            Request::ListSas
+            | Request::ListPools
+            | Request::Stats
+            | Request::RekeyChild { .. }
+            | Request::RekeyIke { .. }
+            | Request::Ping { .. } => None,
         }
     }
 
@@ -176,6 +181,8 @@ pub fn command(request: Request) -> Option<Command> {
         Request::Initiate { child } => Command::Initiate { child },
         Request::TerminateChild { child } => Command::TerminateChild { child },
         Request::TerminateIke { connection } => Command::TerminateIke { connection },
+        Request::RekeyChild { child } => Command::RekeyChild { child },
+        Request::RekeyIke { connection } => Command::RekeyIke { connection },
         Request::Ping {
             tunnel,
             count,

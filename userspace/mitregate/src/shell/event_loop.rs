@@ -21,6 +21,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedSender};
 
 use super::calls::{self, Calls, Subject};
 use super::egress::Egress;
+use super::key_files::KeyFiles;
 use super::stats;
 use super::switch::Switch;
 use crate::clock::{self, Timer};
@@ -50,6 +51,7 @@ pub struct EventLoop {
     switch: Switch,
     egress: Egress,
     guard: Guard,
+    key_files: Option<KeyFiles>,
     calls: Calls,
     timer: Timer,
     worker_events: AsyncFd<OwnedFd>,
@@ -70,7 +72,13 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    pub fn new(control: Control, switch: Switch, hops: NextHops, guard: Guard) -> Result<Self> {
+    pub fn new(
+        control: Control,
+        switch: Switch,
+        hops: NextHops,
+        guard: Guard,
+        key_files: Option<KeyFiles>,
+    ) -> Result<Self> {
         let fd = switch.worker().event_fd().try_clone_to_owned()?;
         // Deprecated for types that lie about their descriptor; OwnedFd does not.
         #[allow(deprecated)]
@@ -81,6 +89,7 @@ impl EventLoop {
             switch,
             egress: Egress::new(hops),
             guard,
+            key_files,
             calls: Calls::default(),
             timer: Timer::new()?,
             worker_events,
@@ -157,6 +166,9 @@ impl EventLoop {
     async fn pump(&mut self) {
         while let Some(output) = self.control.poll_output() {
             self.output(output).await;
+        }
+        if let Some(files) = &mut self.key_files {
+            files.save(&self.control.take_keys());
         }
         self.behind |= !self.egress.flush(self.switch.worker());
     }

@@ -10,6 +10,7 @@
 mod calls;
 mod egress;
 mod event_loop;
+mod key_files;
 mod preflight;
 mod stats;
 mod switch;
@@ -35,6 +36,7 @@ use crate::net::nexthop::{Events, NextHops};
 use crate::net::{Link, Netlink};
 use crate::placeholder::Placeholders;
 use event_loop::EventLoop;
+use key_files::KeyFiles;
 use switch::Switch;
 
 /// Requests that wait for the daemon to look at them.
@@ -65,6 +67,18 @@ async fn daemon(mut settings: Settings) -> Result<()> {
     // Before anything that can fail: what is protected is refused from here on, whether or not
     // this start succeeds.
     netlink.block(&settings.protected()).await?;
+    let key_files = match &settings.daemon.save_keys {
+        Some(folder) => {
+            let files = KeyFiles::open(folder)?;
+            tracing::warn!(
+                folder = %folder.display(),
+                "daemon.save_keys: the keys of all SAs are written to files, and whoever gets them \
+                 reads the traffic"
+            );
+            Some(files)
+        }
+        None => None,
+    };
     let socket = ControlSocket::bind(&settings.daemon.control_socket)?;
     let events = Events::subscribe()?;
     let outer = preflight::outer(&netlink, &settings.outer).await?;
@@ -86,12 +100,15 @@ async fn daemon(mut settings: Settings) -> Result<()> {
     let mut guard = Guard::new(&settings.inner, inner.index(), settings.protected());
     guard.check(&netlink, clock::now()).await?;
     let hops = NextHops::open(netlink, outer).await?;
-    let control = Control::new(clock::now(), settings.control, Box::new(random()?))
+    let mut control = Control::new(clock::now(), settings.control, Box::new(random()?))
         .map_err(|error| anyhow!("{}: {error}", settings.file.display()))?;
+    if key_files.is_some() {
+        control.log_keys();
+    }
     let (calls, incoming) = mpsc::channel(CALLS);
     let server = tokio::spawn(socket.serve(calls));
 
-    let mut event_loop = EventLoop::new(control, switch, hops, guard)?;
+    let mut event_loop = EventLoop::new(control, switch, hops, guard, key_files)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     let result = event_loop.run(events, incoming).await;
     let (switch, hops) = event_loop.into_parts();

@@ -5,18 +5,25 @@ use anyhow::{Result, ensure};
 use super::{
     super::{
         run::{Run, expect},
-        setup::CHILD,
+        setup::{CHILD, CONNECTION},
     },
     Case,
 };
 
 const ESP: [&str; 3] = ["aes128gcm16", "aes256gcm16", "chacha20poly1305"];
-const IKE: [&str; 4] = [
+/// Each cipher, PRF and group at least once; those with CBC and MODP are for old peers.
+const IKE: [&str; 8] = [
     "aes128gcm16-prfsha256-x25519",
-    "aes256gcm16-prfsha384-x25519",
+    "aes256gcm16-prfsha384-ecp384",
     "chacha20poly1305-prfsha256-x25519",
-    "aes256gcm16-prfsha256-ecp256",
+    "aes256gcm16-prfsha512-ecp256",
+    "aes128-sha256-prfsha256-modp2048",
+    "aes256-sha384-prfsha384-modp3072",
+    "aes256-sha512-prfsha512-x25519",
+    "aes192-sha256-prfsha256-ecp256",
 ];
+/// A group of its own for each CHILD_SA (RFC 7296 §2.17).
+const PFS: [&str; 2] = ["aes256gcm16-x25519", "chacha20poly1305-ecp384"];
 
 pub(super) fn cases() -> Vec<Case> {
     let esp = ESP.map(|suite| {
@@ -34,6 +41,20 @@ pub(super) fn cases() -> Vec<Case> {
         )
     });
     let mut cases: Vec<_> = esp.into_iter().chain(ike).collect();
+    cases.extend(
+        PFS.map(|suite| Case::new(format!("pfs-{suite}"), move |setup| setup.esp(suite), pfs)),
+    );
+    cases.push(
+        Case::new(
+            "mlkem768",
+            |setup| {
+                setup.ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768");
+                setup.esp("aes256gcm16-x25519-ke1_mlkem768");
+            },
+            mlkem,
+        )
+        .from_61(),
+    );
     cases.push(Case::new(
         "proposal-preference",
         |setup| {
@@ -67,6 +88,66 @@ fn proposal(run: &mut Run) -> Result<String> {
     let counted = run.exchange()?;
     run.wait_settled()?;
     Ok(format!("{counted}; {ike}, {}", run.setup.esp[0]))
+}
+
+/// The first CHILD_SA has no exchange of its own; those that replace it do.
+fn pfs(run: &mut Run) -> Result<String> {
+    run.up()?;
+    let streams = run.stream()?;
+    for _ in 0..2 {
+        let spis = run.spis()?;
+        run.swan()?.swanctl(&["--rekey", "--child", CHILD])?;
+        run.wait_rekeyed(&spis)?;
+    }
+    let counted = streams.all_arrived()?;
+    let group = run.setup.esp[0].rsplit('-').next().unwrap_or_default();
+    let name = match group {
+        "x25519" => "CURVE_25519",
+        _ => "ECP_384",
+    };
+    let sas = run.swan()?.sas()?;
+    let child = sas.lines().find(|line| line.contains(", INSTALLED"));
+    ensure!(
+        child.is_some_and(|line| line.contains(name)),
+        "strongSwan's CHILD_SA was not made with {name}: {child:?}"
+    );
+    Ok(format!("{counted}, over two rekeys with {group}"))
+}
+
+/// ML-KEM-768 beside Curve25519: for the IKE SA by a fragmented IKE_INTERMEDIATE (RFC 9242, RFC 9370),
+/// then in rekeys of the CHILD_SA and of the IKE SA by IKE_FOLLOWUP_KE.
+fn mlkem(run: &mut Run) -> Result<String> {
+    run.up()?;
+    let ike = run.ike_sa()?["suite"].as_str().unwrap_or("?").to_owned();
+    ensure!(ike.contains("mlkem768"), "the IKE SA uses {ike}");
+    let first = run.exchange()?;
+    let log = run.swan()?.log();
+    let said = |text: &str| log.contains(text);
+    ensure!(said("IKE_INTERMEDIATE"), "no IKE_INTERMEDIATE");
+    let fragmented = log.lines().any(|line| {
+        line.contains("IKE_INTERMEDIATE") && (line.contains("EF(") || line.contains("EF "))
+    });
+    ensure!(fragmented, "IKE_INTERMEDIATE was not fragmented");
+    let streams = run.stream()?;
+    let spis = run.spis()?;
+    run.swan()?.swanctl(&["--rekey", "--child", CHILD])?;
+    run.wait_rekeyed(&spis)?;
+    let old = run.ike_sa()?;
+    run.swan()?.swanctl(&["--rekey", "--ike", CONNECTION])?;
+    run.wait_new_ike(&old)?;
+    let counted = streams.all_arrived()?;
+    run.wait_settled()?;
+    let sas = run.swan()?.sas()?;
+    ensure!(
+        sas.matches("ML_KEM_768").count() >= 2,
+        "not both the IKE SA and the CHILD_SA were made with ML-KEM: {sas}"
+    );
+    let log = run.swan()?.log();
+    ensure!(
+        log.contains("IKE_FOLLOWUP_KE"),
+        "the rekeys did without IKE_FOLLOWUP_KE"
+    );
+    Ok(format!("{first}; {counted} over rekeys of both; {ike}"))
 }
 
 fn preference(run: &mut Run) -> Result<String> {

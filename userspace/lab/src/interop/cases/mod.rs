@@ -1,6 +1,7 @@
 //! The cases, by what they are about.
 
 mod algorithms;
+mod analyser;
 mod children;
 mod faults;
 mod rekeying;
@@ -25,6 +26,8 @@ enum Peers {
     First,
     /// Every one.
     Every,
+    /// Those that know ML-KEM: from 6.1 on.
+    From61,
 }
 
 /// One case.
@@ -64,6 +67,12 @@ impl Case {
         self
     }
 
+    /// With releases that know ML-KEM.
+    fn from_61(mut self) -> Self {
+        self.peers = Peers::From61;
+        self
+    }
+
     /// Also in `cargo xtask test`.
     fn quick(mut self) -> Self {
         self.quick = true;
@@ -75,11 +84,12 @@ impl Case {
         self
     }
 
-    /// Whether it runs with the `first` release that was named, or with another one.
-    pub fn runs_with(&self, first: bool) -> bool {
+    /// Whether it runs with a release, the `first` one named or not.
+    pub fn runs_with(&self, release: &str, first: bool) -> bool {
         match self.peers {
             Peers::First => first,
             Peers::Every => true,
+            Peers::From61 => !release.starts_with("5.") && !release.starts_with("6.0"),
         }
     }
 }
@@ -91,6 +101,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(children::cases());
     cases.extend(rekeying::cases());
     cases.extend(faults::cases());
+    cases.extend(analyser::cases());
     cases
 }
 
