@@ -473,17 +473,21 @@ impl Gate {
 
     /// Deletes replaced epochs once the peer was seen on the new one, or after the longest time; and, on a
     /// server, new ones on which the client has been silent for as long: it has forgotten them.
+    ///
+    /// A peer without ESP Echo that has answered our rekey may go on sending on the old epoch until we
+    /// delete it, and that is ours to do (RFC 7296 §2.8): waiting to see it on the new one would be in vain.
     fn drain(&mut self, now: Duration) {
         let min = self.config.drain_min;
-        let peer_moved_until = self
+        let active = self
             .active
-            .and_then(|id| self.epochs.iter().find(|e| e.id == id))
-            .and_then(|e| {
-                if e.peer_data {
-                    Some(e.since)
-                } else {
-                    e.peer_pinged
-                }
+            .and_then(|id| self.epochs.iter().find(|e| e.id == id));
+        let ours_to_delete = self.config.role == Role::Client
+            || active.is_some_and(|e| e.proof == Some(Proof::Released(Release::RekeyAnswered)));
+        let peer_moved_until = active
+            .and_then(|e| match e.proof {
+                Some(Proof::Released(Release::RekeyAnswered)) => Some(e.since),
+                _ if e.peer_data => Some(e.since),
+                _ => e.peer_pinged,
             })
             .map(|moved| moved + min);
         for at in 0..self.epochs.len() {
@@ -493,7 +497,7 @@ impl Gate {
             }
             let last_sign = epoch.since.max(epoch.heard.unwrap_or_default());
             let longest = last_sign + self.config.drain_max;
-            let moved = peer_moved_until.filter(|_| self.config.role == Role::Client);
+            let moved = peer_moved_until.filter(|_| ours_to_delete);
             if longest <= now || moved.is_some_and(|t| t <= now) {
                 self.abandon(now, at);
             } else {

@@ -562,3 +562,38 @@ fn an_answer_on_another_epoch_than_its_ping_proves_nothing() {
     assert_eq!(gate.active(), Some(old));
     assert_eq!(answer(&mut gate, new, &own[0].1).1, [new]);
 }
+
+#[test]
+fn a_rekey_of_ours_that_a_peer_without_echo_answered_ends_with_our_delete() {
+    for role in [Role::Client, Role::Server] {
+        let mut rng = ChaCha20Rng::seed_from_u64(3);
+        let mut gate = Gate::new(GateConfig::new(role));
+        let now = Duration::from_secs(1000);
+        let drain_min = gate.config().drain_min;
+        for (n, replaces) in [(1, None), (2, Some(EpochId(1)))] {
+            let installed = Installed {
+                epoch: EpochId(n.into()),
+                spi_in: Spi::new(1000 + n).unwrap(),
+                spi_out: Spi::new(2000 + n).unwrap(),
+                peer_echo: false,
+                initiated: n == 2,
+                replaces,
+            };
+            gate.handle(now, Input::Installed(installed), &mut rng);
+        }
+        assert_eq!(gate.active(), Some(EpochId(2)));
+        let mut deleted_by = |at| {
+            gate.handle_timeout(at, &mut rng);
+            let mut deleted = Vec::new();
+            while let Some(output) = gate.poll_output() {
+                if let Output::Delete { epoch } = output {
+                    deleted.push(epoch);
+                }
+            }
+            deleted
+        };
+        // What is under way on the old one still gets in.
+        assert_eq!(deleted_by(now + drain_min - ms(1)), []);
+        assert_eq!(deleted_by(now + drain_min), [EpochId(1)], "{role:?}");
+    }
+}
