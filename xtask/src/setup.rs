@@ -38,7 +38,10 @@ const DEMO: &[Package] = &[
     ("tcpdump", "the capture that the leak check reads"),
     ("iperf3", "TCP measurements"),
 ];
-const TEST: &[Package] = &[("g++", "compiles libFuzzer")];
+const TEST: &[Package] = &[
+    ("g++", "compiles libFuzzer"),
+    ("openssl", "judges the certificates that we make"),
+];
 /// Recommended packages stay away: some of them would upgrade systemd.
 const INTEROP: &[Package] = &[
     ("strongswan-charon", "strongSwan's daemon: the peer"),

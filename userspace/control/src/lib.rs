@@ -61,7 +61,8 @@ pub use mitregate_gate::{
 pub use mitregate_ike::cert;
 pub use mitregate_ike::{
     Childless, Dynamic, Encap, EncapMode, EspProposal, Fragmentation, FragmentationMode, IdPattern,
-    Identity, IkeProposal, LocalAuth, PeerRekey, ProposalError, Psk, RemoteAuth, Retransmit,
+    Identity, IkeProposal, LocalAuth, NameAttribute, PeerRekey, ProposalError, Psk, RemoteAuth,
+    Retransmit,
 };
 pub use view::{
     ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView, PoolView,

@@ -68,6 +68,29 @@ pub(crate) fn parse(text: &str) -> Option<Vec<u8>> {
     rdns.to_der().ok()
 }
 
+/// One attribute of a distinguished name, as it is encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameAttribute {
+    /// Its type, such as `2.5.4.3` for CN.
+    pub oid: String,
+    /// ASN.1 tag of the value, such as 12 for UTF8String.
+    pub tag: u8,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// The attributes in the order in which they are encoded; `None` for no DER of a name.
+pub(crate) fn list(der: &[u8]) -> Option<Vec<NameAttribute>> {
+    let encoded = |attribute: &AttributeTypeAndValue| {
+        Some(NameAttribute {
+            oid: attribute.oid.to_string(),
+            tag: attribute.value.to_der().ok()?.first().copied()?,
+            value: attribute.value.value().to_vec(),
+        })
+    };
+    attributes(der)?.iter().map(encoded).collect()
+}
+
 /// The name as text; `None` if these bytes are no DER of a name. No character of it moves a
 /// terminal's cursor.
 pub(crate) fn show(der: &[u8]) -> Option<String> {

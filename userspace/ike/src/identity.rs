@@ -7,7 +7,7 @@ use core::str::FromStr;
 use mitregate_wire::ike::{IdType, Identification};
 
 use crate::config::UnknownWord;
-use crate::dn;
+use crate::dn::{self, NameAttribute};
 
 /// An identity (RFC 7296 §3.5), written as swanctl does: an address, `name@domain`,
 /// `fully.qualified.name`, `@fully.qualified.name`, a distinguished name `C=CH, O=Lab, CN=gw`, or
@@ -50,6 +50,13 @@ impl Identity {
                 IdType::DER_ASN1_DN => dn::same(&self.data, &other.data),
                 _ => self.data == other.data,
             }
+    }
+
+    /// The attributes of a distinguished name; `None` for any other identity.
+    #[must_use]
+    pub fn attributes(&self) -> Option<Vec<NameAttribute>> {
+        let is_name = self.kind == IdType::DER_ASN1_DN;
+        is_name.then(|| dn::list(&self.data)).flatten()
     }
 
     pub(crate) fn to_payload(&self) -> Identification {

@@ -49,6 +49,7 @@ pub use config::{
     FragmentationMode, IkeConfig, LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit, UnknownWord,
 };
 pub use cookie::{CookieCheck, CookieJar};
+pub use dn::NameAttribute;
 pub use identity::{IdPattern, Identity};
 pub use proposal::{
     Additional, AesBits, EspProposal, EspSuite, Group, IkeCipher, IkeProposal, IkeSuite, Integrity,

@@ -6,6 +6,7 @@
 //! | [`config`] | the configuration file and its secrets |
 //! | [`shell`] | the daemon: start-up, the event loop, the end |
 //! | [`net`] | interfaces, routes and next hops by rtnetlink |
+//! | [`pki`] | a small certificate authority |
 //! | [`placeholder`] | sockets on what the data plane takes |
 //! | [`control_socket`], [`protocol`] | how the command line reaches the daemon |
 //! | [`clock`] | CLOCK_BOOTTIME, and a timer on it |
@@ -20,6 +21,7 @@ mod ethtool;
 mod log;
 pub mod net;
 pub mod netns;
+pub mod pki;
 pub mod placeholder;
 pub mod protocol;
 pub mod shell;

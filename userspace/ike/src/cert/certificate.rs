@@ -11,7 +11,7 @@ use x509_cert::der::{Decode, Encode, Reader, SliceReader};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{
     AuthorityInfoAccessSyntax, BasicConstraints, CrlDistributionPoints, ExtendedKeyUsage, KeyUsage,
-    SubjectAltName,
+    SubjectAltName, SubjectKeyIdentifier,
 };
 
 use super::error::{CertError, CertFault};
@@ -293,6 +293,13 @@ impl Certificate {
     pub fn subject_id(&self) -> Option<Identity> {
         let named = !self.tbs().subject().is_empty();
         named.then(|| Identity::new(IdType::DER_ASN1_DN, self.subject_der()))
+    }
+
+    /// The identifier of its key, which certificates that it issues refer to (RFC 5280 §4.2.1.2).
+    #[must_use]
+    pub fn key_identifier(&self) -> Option<Vec<u8>> {
+        let found = self.tbs().get_extension::<SubjectKeyIdentifier>();
+        Some(found.ok()??.1.0.as_bytes().to_vec())
     }
 
     /// Where somebody could ask whether it is revoked.

@@ -73,7 +73,7 @@ pub struct Crl {
     issuer: Vec<u8>,
     this_update: Duration,
     next_update: Option<Duration>,
-    revoked: Vec<String>,
+    revoked: Vec<(String, Duration)>,
 }
 
 impl Crl {
@@ -95,7 +95,10 @@ impl Crl {
             next_update: list.next_update.map(Time::to_unix_duration),
             revoked: revoked
                 .iter()
-                .map(|one| hex(one.serial_number.as_bytes()))
+                .map(|one| {
+                    let at = one.revocation_date.to_unix_duration();
+                    (hex(one.serial_number.as_bytes()), at)
+                })
                 .collect(),
         })
     }
@@ -118,10 +121,16 @@ impl Crl {
         self.next_update
     }
 
-    /// Serial numbers in hexadecimal digits, as [`Certificate::serial`].
+    /// Serial numbers in hexadecimal digits, as [`Certificate::serial`], and since when (UNIX time).
     #[must_use]
-    pub fn revoked(&self) -> &[String] {
+    pub fn revoked(&self) -> &[(String, Duration)] {
         &self.revoked
+    }
+
+    /// When it was made, and when the next one is due, for people.
+    #[must_use]
+    pub fn dates(&self) -> [Option<String>; 2] {
+        [Some(self.this_update), self.next_update].map(|time| time.map(validity::date))
     }
 
     fn is_current(&self, now: Duration) -> bool {
@@ -402,8 +411,9 @@ impl TrustStore {
         match error {
             Error::CertRevoked => {
                 let revoked = path.iter().find(|certificate| {
+                    let serial = certificate.serial();
                     crl_of(certificate)
-                        .is_some_and(|crl| crl.revoked.contains(&certificate.serial()))
+                        .is_some_and(|crl| crl.revoked.iter().any(|(one, _)| *one == serial))
                 });
                 let certificate = revoked.copied().or(own);
                 let detail = "was revoked by its issuer";

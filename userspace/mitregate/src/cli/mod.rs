@@ -2,6 +2,7 @@
 
 mod client;
 mod ping;
+mod pki;
 mod pools;
 mod sas;
 mod stats;
@@ -125,6 +126,12 @@ enum Command {
         /// Also the counters that are 0, each with its meaning.
         #[arg(long)]
         all: bool,
+    },
+    /// Make and show certificates: a small authority for a lab or a small site.
+    #[command(after_help = pki::EXAMPLES)]
+    Pki {
+        #[command(subcommand)]
+        command: pki::Command,
     },
     /// Refuse what a configuration protects until the daemon runs, by unreachable routes.
     ///
@@ -276,6 +283,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let result = ask(&Request::Stats, None)?;
             show(&result, json, |result| stats::text(result, all))
         }
+        Command::Pki { command } => pki::run(&command, json),
         Command::Protect { config } => protect(&config.file, json),
         Command::Release { config } => release(&config.file, json),
     }

@@ -24,6 +24,27 @@ use mitregate_wire::TrafficSelector;
 use zeroize::Zeroizing;
 
 pub use error::ConfigError;
+pub use units::duration;
+
+/// Files with keys and certificates, for whoever else reads them.
+pub(crate) mod files {
+    use std::path::Path;
+
+    use zeroize::Zeroizing;
+
+    pub(crate) use super::pubkey::{certificates, crls};
+    use super::{pubkey, secret};
+
+    /// A file that nobody else can read.
+    pub(crate) fn private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+        secret::read_private(path)
+    }
+
+    /// Any file of a sensible size.
+    pub(crate) fn public(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+        secret::read_public(path, pubkey::MAX_FILE)
+    }
+}
 
 use crate::net::Prefix;
 use crate::net::inner::InnerConfig;

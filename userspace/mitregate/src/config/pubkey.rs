@@ -18,12 +18,12 @@ use crate::clock;
 /// swanctl's word for the other way.
 pub(super) const PSK: &str = "psk";
 /// A chain, or a list of revoked certificates of a large authority.
-const MAX_FILE: usize = 4 << 20;
+pub(super) const MAX_FILE: usize = 4 << 20;
 /// Less than this before its end, a certificate is worth a warning.
 const SOON: Duration = Duration::from_secs(30 * 86400);
 
 /// `auth`, or what the other fields say of it.
-pub(super) fn method<'a>(given: Option<&'a String>, has_certificates: bool) -> &'a str {
+pub(super) fn method(given: Option<&String>, has_certificates: bool) -> &str {
     match given {
         Some(word) => word,
         None if has_certificates => "pubkey",
