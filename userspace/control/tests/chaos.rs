@@ -15,7 +15,7 @@ fn below(rng: &mut ChaCha20Rng, n: u64) -> u64 {
 fn fault(world: &mut World, rng: &mut ChaCha20Rng) -> String {
     let side = usize::from(below(rng, 2) == 0);
     match below(rng, 9) {
-        0 if world.down[side] => {
+        0 if world.is_down(side) => {
             world.start(side);
             format!("start {side}")
         }
@@ -23,7 +23,7 @@ fn fault(world: &mut World, rng: &mut ChaCha20Rng) -> String {
             world.kill(side);
             format!("kill {side}")
         }
-        1 if !world.down[side] => {
+        1 if !world.is_down(side) => {
             world.kill(side);
             world.start(side);
             format!("restart {side}")
@@ -33,14 +33,14 @@ fn fault(world: &mut World, rng: &mut ChaCha20Rng) -> String {
             format!("cut {:?}", world.cut)
         }
         3 => {
-            if let Some(nat) = &mut world.nat {
+            if let Some(nat) = world.nat() {
                 nat.crash();
             }
             "NAT crash".to_owned()
         }
         4 => {
             let host = u8::try_from(below(rng, 250)).unwrap_or(1);
-            if let Some(nat) = &mut world.nat {
+            if let Some(nat) = world.nat() {
                 nat.remap(std::net::Ipv4Addr::new(203, 0, 113, host).into());
             }
             "NAT remap".to_owned()
@@ -49,7 +49,7 @@ fn fault(world: &mut World, rng: &mut ChaCha20Rng) -> String {
             world.setup.loss = u32::try_from(below(rng, 500)).unwrap_or(0);
             format!("loss {}", world.setup.loss)
         }
-        6 if !world.down[side] => {
+        6 if !world.is_down(side) => {
             world.command(
                 side,
                 Command::TerminateIke {
@@ -66,7 +66,7 @@ fn fault(world: &mut World, rng: &mut ChaCha20Rng) -> String {
             }
             format!("terminate {side}")
         }
-        7 if !world.down[CLIENT] => {
+        7 if !world.is_down(CLIENT) => {
             world.command(
                 CLIENT,
                 Command::TerminateChild {
@@ -129,31 +129,31 @@ fn whatever_happens_the_tunnel_comes_back_and_both_ends_agree() {
         world.setup.duplicates = 0;
         world.cut = [false; 2];
         for at in [CLIENT, SERVER] {
-            if world.down[at] {
+            if world.is_down(at) {
                 world.start(at);
             }
         }
         story.push(format!("{:?} healed", world.now));
         let carries = |world: &mut World| {
-            let before = world.hosts.each_ref().map(|h| h.received.len());
+            let before = [CLIENT, SERVER].map(|at| world.received(at).len());
             world.run(secs(1));
-            let after = world.hosts.each_ref().map(|h| h.received.len());
+            let after = [CLIENT, SERVER].map(|at| world.received(at).len());
             after[0] >= before[0] + 8 && after[1] >= before[1] + 8
         };
         let back = (0..60).find(|_| carries(&mut world));
         assert!(
             back.is_some(),
             "seed {seed}: not back\n{story:#?}\n{:#?}\n{:#?}",
-            world.hosts[CLIENT].control.list(world.now),
-            world.hosts[SERVER].control.list(world.now)
+            world.list(CLIENT),
+            world.list(SERVER)
         );
         for at in [CLIENT, SERVER] {
-            let mut once = world.hosts[at].received.clone();
+            let mut once = world.received(at).to_vec();
             once.sort_unstable();
             once.dedup();
             assert_eq!(
                 once.len(),
-                world.hosts[at].received.len(),
+                world.received(at).len(),
                 "seed {seed}: one came twice"
             );
         }

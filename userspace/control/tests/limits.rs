@@ -15,13 +15,13 @@ fn a_client_without_memory_fills_nothing() {
         world.kill(CLIENT);
         world.start(CLIENT);
         world.run_until_up(secs(3));
-        let list = world.hosts[SERVER].control.list(world.now);
+        let list = world.list(SERVER);
         assert!(list.ike_sas.len() <= 8, "{}", list.ike_sas.len());
         assert!(list.tunnels[0].epochs.len() <= 8);
     }
     world.data_every = [Some(ms(10)), Some(ms(10))];
     world.run(secs(30));
-    let received = world.hosts[CLIENT].received.len();
+    let received = world.received(CLIENT).len();
     assert!(received > 2_900, "{received}");
     world.assert_agreed(1);
 }
@@ -33,7 +33,8 @@ fn refuse(world: &mut World, at: usize) {
         epoch,
         reason: "table full",
     };
-    world.hosts[at].control.handle_dataplane(world.now, event);
+    let now = world.now;
+    world.control(at).handle_dataplane(now, event);
     world.command(at, Command::PathChanged);
 }
 
@@ -63,10 +64,10 @@ fn who_waits_for_an_epoch_without_a_place_is_told() {
         world.run(ms(1));
     }
     refuse(&mut world, CLIENT);
-    let told = world.hosts[CLIENT].events.iter().any(|(_, event)| {
+    let told = world.events(CLIENT).iter().any(|(_, event)| {
         matches!(event, ControlEvent::Failed { ticket: of, reason }
             if *of == ticket && reason.contains("table full"))
     });
-    assert!(told, "{:?}", world.hosts[CLIENT].events);
+    assert!(told, "{:?}", world.events(CLIENT));
     world.run_until_up(secs(10));
 }

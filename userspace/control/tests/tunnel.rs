@@ -59,7 +59,7 @@ fn a_rekey_with_traffic_loses_and_reorders_nothing() {
             world.run_until_up(secs(2));
             world.data_every = [Some(ms(2)), Some(ms(2))];
             world.run(secs(90));
-            assert!(world.hosts[CLIENT].activations >= 4);
+            assert!(world.activations(CLIENT) >= 4);
             // Rekeys are the client's.
             assert_eq!(world.tunnel(SERVER).gate.rekeys, 0);
             assert!(world.tunnel(CLIENT).gate.rekeys >= 4);
@@ -77,7 +77,7 @@ fn many_rekeys_leave_nothing_behind() {
         ..Setup::default()
     });
     world.run(secs(3600));
-    assert!(world.hosts[CLIENT].activations > 200);
+    assert!(world.activations(CLIENT) > 200);
     // Wait for a quiet moment between two rekeys.
     while world.tunnel(CLIENT).epochs.len() > 1 || world.tunnel(CLIENT).epochs[0].age_ms < 5_000 {
         world.run(ms(500));
@@ -103,7 +103,7 @@ fn comes_up_rekeys_and_agrees_under_loss_duplicates_and_reordering() {
         world.run_until_up(secs(30));
         world.run(secs(150));
         for (from, to) in [(CLIENT, SERVER), (SERVER, CLIENT)] {
-            let got = world.hosts[to].received.clone();
+            let got = world.received(to).to_vec();
             let mut once = got.clone();
             once.sort_unstable();
             once.dedup();
@@ -112,7 +112,7 @@ fn comes_up_rekeys_and_agrees_under_loss_duplicates_and_reordering() {
                 got.len(),
                 "seed {seed}: a packet came out twice"
             );
-            let share = got.len() as f64 / world.hosts[from].sent as f64;
+            let share = got.len() as f64 / world.sent(from) as f64;
             assert!(share > 0.8, "seed {seed}: only {share} arrived");
         }
         // Once the network behaves and all is quiet, both ends agree.
@@ -145,9 +145,9 @@ fn a_restarted_client_is_taken_back_at_once() {
         world.start(CLIENT);
         let took = world.run_until_up(secs(3));
         assert!(took <= ms(200), "{took:?}");
-        let received = world.hosts[CLIENT].received.len();
+        let received = world.received(CLIENT).len();
         world.run(secs(1));
-        assert!(world.hosts[CLIENT].received.len() > received + 80);
+        assert!(world.received(CLIENT).len() > received + 80);
         // The old state of the server went when the new epoch was proven, and not with it.
         world.run(secs(30));
         world.assert_agreed(1);
@@ -209,16 +209,16 @@ fn a_nat_that_forgets_or_moves_is_survived() {
             });
             world.data_every = [Some(ms(1000)), Some(ms(1000))];
             world.run(secs(10) + ms(170 * seed));
-            let nat = world.nat.as_mut().unwrap();
+            let nat = world.nat().unwrap();
             match seed % 2 {
                 0 => nat.crash(),
                 _ => nat.remap("203.0.113.99".parse().unwrap()),
             }
             world.run(secs(4));
-            let received = world.hosts.each_ref().map(|h| h.received.len());
+            let received = [CLIENT, SERVER].map(|at| world.received(at).len());
             world.run(secs(6));
             for (at, before) in received.into_iter().enumerate() {
-                let now = world.hosts[at].received.len();
+                let now = world.received(at).len();
                 assert!(
                     now >= before + 5,
                     "way {n}, seed {seed}, side {at}: {before} {now}"
@@ -237,7 +237,7 @@ fn the_first_pings_answer_is_lost() {
     world.run(secs(1));
     let server = world.tunnel(SERVER);
     assert_ne!(server.status, "proven");
-    assert_eq!(world.hosts[SERVER].activations, 0);
+    assert_eq!(world.activations(SERVER), 0);
     world.cut = [false, false];
     world.data_every = [Some(ms(10)), Some(ms(10))];
     world.run_until_up(secs(2));
@@ -256,28 +256,19 @@ fn a_wrong_secret_is_refused_and_tried_again_without_end() {
     world.run(secs(120));
     assert_eq!(world.tunnel(CLIENT).status, "down");
     let failures = |at: usize| {
-        let events = &world.hosts[at].events;
+        let events = world.events(at);
         events
             .iter()
             .filter(|(_, e)| matches!(e, ControlEvent::IkeDown { .. }))
             .count()
     };
     assert!((4..=40).contains(&failures(CLIENT)), "{}", failures(CLIENT));
-    assert_eq!(
-        world.hosts[SERVER].activations + world.hosts[CLIENT].activations,
-        0
-    );
-    assert!(world.hosts[CLIENT].received.is_empty() && world.hosts[SERVER].received.is_empty());
+    assert_eq!(world.activations(SERVER) + world.activations(CLIENT), 0);
+    assert!(world.received(CLIENT).is_empty() && world.received(SERVER).is_empty());
     // No half-open SA stays behind.
     world.kill(CLIENT);
     world.run(secs(120));
-    assert!(
-        world.hosts[SERVER]
-            .control
-            .list(world.now)
-            .ike_sas
-            .is_empty()
-    );
+    assert!(world.list(SERVER).ike_sas.is_empty());
 }
 
 #[test]
@@ -342,13 +333,12 @@ fn a_shut_down_tells_the_peer() {
         world.command(at, Command::ShutDown);
         world.run(ms(200));
         let over = |w: &World| {
-            w.hosts[at]
-                .events
+            w.events(at)
                 .iter()
                 .any(|(_, e)| *e == ControlEvent::ShutDown)
         };
         assert!(over(&world));
-        assert!(world.hosts[at].control.list(world.now).ike_sas.is_empty());
+        assert!(world.list(at).ike_sas.is_empty());
         if at == CLIENT {
             assert!(world.tunnel(SERVER).epochs.is_empty());
         }
@@ -359,7 +349,7 @@ fn a_shut_down_tells_the_peer() {
     world.kill(SERVER);
     world.command(CLIENT, Command::ShutDown);
     world.run(ms(2100));
-    let events = &world.hosts[CLIENT].events;
+    let events = world.events(CLIENT);
     assert_eq!(
         events
             .iter()
@@ -386,7 +376,7 @@ fn a_users_ping_measures_the_path() {
         },
     );
     world.run(secs(1));
-    let replies = world.hosts[SERVER].events.iter().filter(|(_, e)| {
+    let replies = world.events(SERVER).iter().filter(|(_, e)| {
         matches!(e, ControlEvent::Ping { ticket: t, event: UserPingEvent::Reply { rtt, size: 64, .. } }
             if *t == ticket && *rtt == ms(20))
     });
@@ -402,7 +392,7 @@ fn a_new_ike_sa_replaces_the_old_one_without_loss() {
     });
     world.data_every = [Some(ms(5)), Some(ms(5))];
     world.run(secs(100));
-    assert!(world.hosts[CLIENT].activations >= 4);
+    assert!(world.activations(CLIENT) >= 4);
     world.assert_all_arrived();
     world.run(secs(8));
     assert!(world.tunnel(CLIENT).epochs.len() <= 2);
@@ -418,9 +408,13 @@ fn a_rekeyed_ike_sa_keeps_its_children_and_loses_nothing() {
     world.data_every = [Some(ms(5)), Some(ms(5))];
     world.run(secs(150));
     world.assert_all_arrived();
-    for host in &world.hosts {
+    for at in [CLIENT, SERVER] {
         let count = |what: fn(&ControlEvent) -> bool| {
-            host.events.iter().filter(|(_, event)| what(event)).count()
+            world
+                .events(at)
+                .iter()
+                .filter(|(_, event)| what(event))
+                .count()
         };
         let rekeyed = count(|e| matches!(e, ControlEvent::IkeRekeyed { .. }));
         assert!((7..=9).contains(&rekeyed), "{rekeyed}");
@@ -429,20 +423,20 @@ fn a_rekeyed_ike_sa_keeps_its_children_and_loses_nothing() {
             count(|e| matches!(e, ControlEvent::IkeEstablished { .. })),
             1
         );
-        let list = host.control.list(world.now);
+        let list = world.list(at);
         assert_eq!(list.ike_sas.len(), 1);
     }
     // The IKE SA that there is now can do all that the first could.
     world.data_every = [None; 2];
     world.run(secs(60));
-    assert!(world.hosts[CLIENT].activations >= 4);
+    assert!(world.activations(CLIENT) >= 4);
     world.kill(SERVER);
     world.start(SERVER);
     world.run(secs(10));
     world.data_every = [Some(ms(50)), None];
-    let before = world.hosts[SERVER].received.len();
+    let before = world.received(SERVER).len();
     world.run(secs(5));
-    assert!(world.hosts[SERVER].received.len() > before);
+    assert!(world.received(SERVER).len() > before);
 }
 
 #[test]
@@ -454,7 +448,7 @@ fn a_quiet_tunnel_stays_up_and_costs_little() {
     let pings = world.tunnel(CLIENT).gate.pings_sent - before;
     assert!(2 * pings <= 300, "{pings}");
     world.assert_agreed(1);
-    assert_eq!(world.hosts[CLIENT].activations, 1);
+    assert_eq!(world.activations(CLIENT), 1);
 }
 
 #[test]
@@ -476,7 +470,7 @@ fn hostile_datagrams_leave_nothing_behind() {
     }
     world.run(secs(60));
     world.assert_agreed(1);
-    assert_eq!(world.hosts[SERVER].control.list(world.now).ike_sas.len(), 1);
+    assert_eq!(world.list(SERVER).ike_sas.len(), 1);
 }
 
 /// Forged first messages fill a responder's table, and strays its quota; a real client gets in by a
@@ -503,7 +497,7 @@ fn forged_first_messages_keep_no_client_out() {
         }
     }
     assert!(world.is_up());
-    let half_open = world.hosts[SERVER].control.list(world.now).ike_sas.len();
+    let half_open = world.list(SERVER).ike_sas.len();
     assert!(half_open < 100, "{half_open}");
     world.run(secs(60));
     world.assert_agreed(1);
@@ -547,11 +541,11 @@ fn the_same_seed_gives_the_same_run() {
         let mut world = World::new(setup);
         world.data_every = [Some(ms(30)), Some(ms(30))];
         world.run(secs(60));
-        let list = |w: &World, at: usize| format!("{:?}", w.hosts[at].control.list(w.now));
+        let list = |w: &World, at: usize| format!("{:?}", w.list(at));
         (
             list(&world, CLIENT),
             list(&world, SERVER),
-            world.hosts[SERVER].received.clone(),
+            world.received(SERVER).to_vec(),
         )
     };
     assert_eq!(run(), run());
@@ -567,9 +561,9 @@ fn early_data_beyond_the_bound_is_dropped_oldest_first_and_counted() {
     world.start(SERVER);
     world.run_until_up(secs(30));
     world.run(secs(1));
-    let got = &world.hosts[SERVER].received;
-    let last = world.hosts[CLIENT].sent;
+    let got = world.received(SERVER);
+    let last = world.sent(CLIENT);
     assert_eq!(got.len(), 64);
     assert_eq!(*got, ((last - 63)..=last).collect::<Vec<_>>());
-    assert!(world.hosts[CLIENT].fate(Fate::HoldOverflow) > 0);
+    assert!(world.fate(CLIENT, Fate::HoldOverflow) > 0);
 }
