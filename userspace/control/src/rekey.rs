@@ -70,7 +70,6 @@ impl Control {
             session.timers = Timers {
                 rekey: None,
                 expires: None,
-                superseded: None,
                 ..timers
             };
         }
