@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use mitregate_ike::{
-    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode, Fragmentation, Identity, IkeConfig, IkeSa, LocalAuth, NoLeases, Output, PeerRekey, Psk, RemoteAuth, Retransmit, SpiAllocator, State,
+    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode, Fragmentation, Identity, IkeConfig, IkeSa, LocalAuth, Mobike, NoLeases, Output, PeerRekey, Psk, RemoteAuth, Retransmit, SpiAllocator, State,
 };
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::{HEADER_LEN, Message};
@@ -77,6 +77,7 @@ fn config() -> Arc<IkeConfig> {
         assigns: false,
         childless: Childless::default(),
         initial_contact: false,
+        mobike: Mobike::default(),
     })
 }
 

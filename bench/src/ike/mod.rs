@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use mitregate_ike::{
     Announce, ChildConfig, Childless, Dynamic, EncapMode, Fragmentation, Identity, IkeConfig,
-    LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit,
+    LocalAuth, Mobike, PeerRekey, Psk, RemoteAuth, Retransmit,
 };
 use mitregate_lab::{
     daemon::Daemon,
@@ -325,6 +325,7 @@ fn common(exchange: Exchange, psk: &Psk, id: Identity) -> IkeConfig {
             Childless::Force
         },
         initial_contact: false,
+        mobike: Mobike::default(),
     }
 }
 

@@ -50,6 +50,18 @@ pub enum DataEvent<'a> {
         /// Whether it was an inner IP packet.
         data: bool,
     },
+    /// An authenticated packet with a new highest sequence number came from elsewhere than where the
+    /// epoch's packets go ([`Install::tell_moves`]).
+    Moved {
+        /// The SA's tunnel.
+        tunnel: TunnelId,
+        /// The SA's epoch.
+        epoch: EpochId,
+        /// Outer source; port 0 for plain ESP.
+        from: SocketAddr,
+        /// Outer destination; port 0 for plain ESP.
+        to: SocketAddr,
+    },
     /// Data waits for an epoch that may carry it.
     DataWaiting {
         /// Its tunnel.
@@ -118,8 +130,13 @@ pub enum Command {
         /// What [`Command::Ping`] was given.
         ticket: Ticket,
     },
-    /// The path may have changed (a suspend, a route, an address): ping every tunnel now.
+    /// The path may have changed (a suspend, a route): ping every tunnel now.
     PathChanged,
+    /// The outer interface has these addresses now, best first: what used another one moves.
+    AddressesChanged {
+        /// All that can be used.
+        addresses: Vec<IpAddr>,
+    },
     /// Delete everything at the peers. [`ControlEvent::ShutDown`] follows within seconds, whether or not
     /// they answer.
     ShutDown,
@@ -196,6 +213,8 @@ pub struct Install {
     pub soft_packets: u64,
     /// Inner bytes to seal before a [`DataEvent::SoftLimit`].
     pub soft_bytes: u64,
+    /// Whether to report [`DataEvent::Moved`].
+    pub tell_moves: bool,
     /// Written by the worker, read here.
     pub counters: Arc<SaCounters>,
 }

@@ -52,9 +52,13 @@ impl Control {
                 ticket
             }
             Command::PathChanged => {
-                for at in self.tunnels.keys() {
-                    self.gate(now, at, Input::PathChanged);
-                }
+                self.path_changed(now);
+                let ticket = self.ticket();
+                self.event(ControlEvent::Finished { ticket });
+                ticket
+            }
+            Command::AddressesChanged { addresses } => {
+                self.addresses_changed(now, &addresses);
                 let ticket = self.ticket();
                 self.event(ControlEvent::Finished { ticket });
                 ticket

@@ -87,6 +87,47 @@ pub struct ConnectionConfig {
     pub max_peers: usize,
     /// Whether the IKE SA may come up without a CHILD_SA (RFC 6023).
     pub childless: Childless,
+    /// What happens when an address changes.
+    pub mobility: Mobility,
+}
+
+/// What happens when an address changes, ours or the peer's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mobility {
+    /// MOBIKE (RFC 4555), where the peer does it too.
+    pub mobike: bool,
+    /// Let ESP follow a peer by MOBIKE only when its new address has answered (RFC 4555 §3.7).
+    pub return_routability: bool,
+    /// Which packets move a standard peer.
+    pub follow: Follow,
+    /// Follow a peer although we are behind a NAT ourselves: when its new address has answered.
+    pub follow_behind_nat: bool,
+    /// [`ConnectionConfig::local_addrs`] are whatever addresses the outer interface has, and change
+    /// with it ([`Command::AddressesChanged`](crate::Command::AddressesChanged)).
+    pub any_local: bool,
+}
+
+impl Default for Mobility {
+    fn default() -> Self {
+        Self {
+            mobike: true,
+            return_routability: true,
+            follow: Follow::default(),
+            follow_behind_nat: false,
+            any_local: false,
+        }
+    }
+}
+
+/// Which authenticated packet from another address, with a new highest sequence number, moves where
+/// ESP goes. Between two Mitregates it is always the ping.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Follow {
+    /// A ping.
+    Ping,
+    /// Any, as RFC 7296 §2.23 recommends.
+    #[default]
+    Any,
 }
 
 /// Addresses to give to peers.

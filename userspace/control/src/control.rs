@@ -1,5 +1,6 @@
 //! The composition: what comes in goes to its IKE SA or its gate, and what comes out of them is done.
 
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tracing::debug;
 
 use crate::directory::Responders;
 use crate::half_open::Callers;
+use crate::path::Sign;
 use crate::pools::Pools;
 use crate::schedule::{Due, Schedule};
 use crate::session::{Session, SessionId};
@@ -34,6 +36,8 @@ pub struct Control {
     /// Commands that wait until connections are down.
     pub(crate) terminations: BTreeMap<Ticket, BTreeSet<usize>>,
     pub(crate) schedule: Schedule,
+    /// The outer interface's addresses, once told.
+    pub(crate) present: Option<Vec<IpAddr>>,
     pub(crate) by_spi: BTreeMap<IkeSpi, SessionId>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) rng: Box<dyn CryptoRng + Send>,
@@ -87,7 +91,9 @@ impl Control {
         config.check()?;
         let tunnel_limit = config.tunnels();
         let doorman = Doorman::new(now, &mut *rng);
-        let directory = Arc::new(Responders::new(config.connections.iter()));
+        let directory = Arc::new(Responders::new(config.connections.iter(), |connection| {
+            connection.local_addrs.clone()
+        }));
         let mut control = Self {
             connections: Table::new(),
             tunnels: Table::new(),
@@ -95,6 +101,7 @@ impl Control {
             of_connection: BTreeSet::new(),
             terminations: BTreeMap::new(),
             schedule: Schedule::default(),
+            present: None,
             by_spi: BTreeMap::new(),
             directory,
             rng,
@@ -178,7 +185,7 @@ impl Control {
                     return;
                 };
                 if new_highest {
-                    self.follow(now, at, epoch, to, from);
+                    self.follow(now, at, epoch, (to, from), Sign::Ping);
                 }
                 self.gate(now, at, Input::Echo { epoch, echo });
             }
@@ -189,6 +196,16 @@ impl Control {
             } => {
                 if let Some(at) = self.tunnel_at(tunnel) {
                     self.gate(now, at, Input::FirstInbound { epoch, data });
+                }
+            }
+            DataEvent::Moved {
+                tunnel,
+                epoch,
+                from,
+                to,
+            } => {
+                if let Some(at) = self.tunnel_at(tunnel) {
+                    self.follow(now, at, epoch, (to, from), Sign::AnyPacket);
                 }
             }
             DataEvent::DataWaiting { tunnel } => {

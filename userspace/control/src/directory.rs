@@ -5,12 +5,12 @@ use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mitregate_gate::Role;
-use mitregate_ike::{Announce, Directory, IdPattern, Identity, IkeConfig, PeerRekey};
+use mitregate_ike::{Announce, Directory, IdPattern, Identity, IkeConfig, Mobike, PeerRekey};
 
 use crate::ConnectionConfig;
 
 /// The connection as IKE takes it, with `first` as the child to negotiate in IKE_AUTH.
-fn ike_config(connection: &ConnectionConfig, first: usize) -> IkeConfig {
+fn ike_config(connection: &ConnectionConfig, first: usize, own: Vec<IpAddr>) -> IkeConfig {
     let mut children: Vec<_> = connection.children.iter().collect();
     if first < children.len() {
         children[..=first].rotate_right(1);
@@ -47,17 +47,24 @@ fn ike_config(connection: &ConnectionConfig, first: usize) -> IkeConfig {
         assigns: !connection.pools.is_empty(),
         childless: connection.childless,
         initial_contact: false,
+        mobike: Mobike {
+            enabled: connection.mobility.mobike,
+            addresses: own,
+            return_routability: connection.mobility.return_routability,
+            nats_allowed: true,
+        },
     }
 }
 
-/// The same for an IKE SA that we start: it asks for the virtual addresses that it had before.
+/// The same for an IKE SA that we start, `own` being our addresses, best first: it asks for the virtual addresses that it had before.
 pub(crate) fn initiator_config(
     connection: &ConnectionConfig,
     first: usize,
+    own: Vec<IpAddr>,
     had: &[IpAddr],
     initial_contact: bool,
 ) -> Arc<IkeConfig> {
-    let mut config = ike_config(connection, first);
+    let mut config = ike_config(connection, first, own);
     for vip in config.vips.iter_mut().filter(|vip| vip.is_unspecified()) {
         let of_family = |had: &&IpAddr| had.is_ipv4() == vip.is_ipv4();
         *vip = had.iter().find(of_family).copied().unwrap_or(*vip);
@@ -77,15 +84,19 @@ struct Responder {
 
 impl Responders {
     /// Those whose role is the client's do not answer: where both may start, that is another role.
-    pub(crate) fn new<'a>(connections: impl Iterator<Item = &'a ConnectionConfig>) -> Self {
+    /// `own`: our addresses for a connection, best first.
+    pub(crate) fn new<'a>(
+        connections: impl Iterator<Item = &'a ConnectionConfig>,
+        own: impl Fn(&ConnectionConfig) -> Vec<IpAddr>,
+    ) -> Self {
         let servers = connections
             .filter(|connection| connection.gate.role == Role::Server || connection.auto_role);
         Self(
             servers
                 .map(|connection| Responder {
-                    local_addrs: connection.local_addrs.clone(),
+                    local_addrs: own(connection),
                     remote_addrs: connection.remote_addrs.clone(),
-                    config: Arc::new(ike_config(connection, 0)),
+                    config: Arc::new(ike_config(connection, 0, own(connection))),
                 })
                 .collect(),
         )

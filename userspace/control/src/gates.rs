@@ -1,6 +1,5 @@
 //! Tunnels: new children in, what the gates want out.
 
-use core::net::SocketAddr;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use mitregate_esp::{InboundSa, OutboundSa, SaCounters};
 use mitregate_gate::{
     GateEvent, Input, Installed, Output as GateOutput, Proven, Role, State, UserPingEvent,
 };
-use mitregate_ike::{ChildSa, Encap, IkeSa, SpiAllocator};
+use mitregate_ike::{ChildSa, IkeSa, SpiAllocator};
 use mitregate_wire::echo;
 use mitregate_wire::esp::Spi;
 use tracing::{debug, info, warn};
@@ -17,12 +16,10 @@ use tracing::{debug, info, warn};
 use crate::control::tunnel_id;
 use crate::session::SessionId;
 use crate::tunnel::{Connection, Epoch, Goal, Tunnel, outer};
-use crate::{Control, ControlEvent, Install, Output, Ticket, UNLIMITED};
+use crate::{Control, ControlEvent, Follow, Install, Output, Ticket, UNLIMITED};
 
 /// A rekey that was due and did not happen is due again after this time.
 pub(crate) const REKEY_AGAIN: Duration = Duration::from_secs(10);
-/// A peer is followed to a new address no more often than this.
-const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// A session that was replaced is left this long to its children and to the peer's Delete.
 const SUPERSEDED_GRACE: Duration = Duration::from_secs(5);
 
@@ -88,6 +85,8 @@ impl Control {
             outer: path,
             soft_packets: if rekeys { soft.packets } else { UNLIMITED },
             soft_bytes: if rekeys { soft.bytes } else { UNLIMITED },
+            tell_moves: !caps.esp_echo
+                && self.connections[index].config.mobility.follow == Follow::Any,
             counters: Arc::clone(&counters),
         };
         tunnel.epochs.insert(
@@ -169,7 +168,17 @@ impl Control {
                 }
                 GateOutput::Delete { epoch } => self.delete_epoch(now, at, epoch),
                 GateOutput::Retire { epoch } => self.retire(now, at, epoch),
-                GateOutput::Event(event) => self.gate_event(at, event),
+                GateOutput::Event(event) => {
+                    if let GateEvent::State {
+                        epoch,
+                        from: State::Suspect,
+                        to: State::Proven,
+                    } = event
+                    {
+                        self.show_ike(now, at, epoch);
+                    }
+                    self.gate_event(at, event);
+                }
             }
         }
         self.dirty_connections.insert(self.tunnels[at].connection);
@@ -269,53 +278,6 @@ impl Control {
         }
         if let Some(tunnel) = tunnel_id(at) {
             self.event(ControlEvent::Gate { tunnel, event });
-        }
-    }
-
-    /// An authenticated ping with a new highest sequence number from a new address moves where this
-    /// tunnel's ESP goes (RFC 7296 §2.23): a server follows its client, unless it is behind a NAT itself.
-    pub(crate) fn follow(
-        &mut self,
-        now: Duration,
-        at: usize,
-        epoch: EpochId,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) {
-        let Some(e) = self.tunnels[at].epochs.get(&epoch) else {
-            return;
-        };
-        // What came another way than this epoch's packets go shows no port for them to go to.
-        let in_udp = remote.port() != 0;
-        if in_udp != (e.outer.encap == Encap::Udp) {
-            return;
-        }
-        let here = outer(e.outer.encap, local, remote);
-        if here.remote == e.outer.remote {
-            return;
-        }
-        let established = e
-            .session
-            .and_then(|id| self.sessions.get(&id))
-            .and_then(|s| s.established.as_ref());
-        let client = self.tunnels[at].gate.config().role == Role::Client;
-        let fixed = client || established.is_some_and(|e| e.nat.local);
-        let lately = self.tunnels[at]
-            .moved
-            .is_some_and(|t| now < t + FOLLOW_EVERY);
-        if fixed || lately {
-            return;
-        }
-        let encap = e.outer.encap;
-        debug!(from = %e.outer.remote, to = %here.remote, %epoch, "peer moved");
-        self.tunnels[at].moved = Some(now);
-        let epochs = self.tunnels[at].epochs.iter();
-        let alike: Vec<_> = epochs
-            .filter(|(_, e)| e.outer.encap == encap)
-            .map(|(id, _)| *id)
-            .collect();
-        for epoch in alike {
-            self.move_peer(at, epoch, local, remote);
         }
     }
 

@@ -10,9 +10,9 @@ use mitregate_ike::{IkeSa, Output as IkeOutput, Rejected, is_first, peek};
 use tracing::{debug, info};
 
 use crate::control::ctx;
+use crate::path::KEEPALIVE;
 use crate::session::{Session, SessionId, Timers};
 use crate::stray::{Admission, Load, Source};
-use crate::watch::KEEPALIVE;
 use crate::{Control, Datagram, Output};
 
 /// In front of IKE on port 4500 (RFC 3948 §2.2).
@@ -195,10 +195,11 @@ impl Control {
 
     /// Starts an IKE SA that brings up what the connection wants.
     pub(crate) fn start_session(&mut self, now: Duration, index: usize) {
+        let own = self.own_addresses(&self.connections[index].config);
         let connection = &mut self.connections[index];
         let wants = core::mem::take(&mut connection.wants);
         let Some(first) = wants.first() else { return };
-        let Some((local, remote)) = connection.next_ends() else {
+        let Some((local, remote)) = connection.next_ends(&own) else {
             connection.retry.failed(now, &mut *self.rng);
             return;
         };
@@ -209,6 +210,7 @@ impl Control {
         let config = crate::directory::initiator_config(
             &connection.config,
             first,
+            own,
             &connection.addresses.0,
             alone,
         );
@@ -265,7 +267,13 @@ impl Control {
                     }
                 }
                 IkeOutput::PeerWantsRekey { spi_in } => self.peer_wants_rekey(now, id, spi_in),
-                IkeOutput::PeerMoved { local, remote } => self.peer_moved(id, local, remote),
+                IkeOutput::PeerMoved {
+                    local,
+                    remote,
+                    encap,
+                    nat,
+                } => self.peer_moved(now, id, (local, remote), encap, nat),
+                IkeOutput::MoveRefused => self.move_refused(now, id),
                 IkeOutput::Failed(reason) => {
                     self.callers.settled(id);
                     self.failed(now, id, reason);

@@ -32,6 +32,7 @@ mod keylog;
 mod lifecycle;
 mod lifetime;
 mod list;
+mod path;
 mod peers;
 mod pools;
 mod rekey;
@@ -50,7 +51,8 @@ pub use api::{
     Ticket,
 };
 pub use config::{
-    ChildConfig, Config, ConfigError, ConnectionConfig, PoolConfig, StartAction, Unique,
+    ChildConfig, Config, ConfigError, ConnectionConfig, Follow, Mobility, PoolConfig, StartAction,
+    Unique,
 };
 pub use control::Control;
 pub use keylog::LoggedKeys;

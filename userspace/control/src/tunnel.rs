@@ -68,16 +68,14 @@ impl Connection {
     }
 
     /// Where a new session goes from and to; each attempt takes the next of the peer's addresses.
-    pub(crate) fn next_ends(&mut self) -> Option<(SocketAddr, SocketAddr)> {
+    /// `own`: our addresses, best first.
+    pub(crate) fn next_ends(&mut self, own: &[IpAddr]) -> Option<(SocketAddr, SocketAddr)> {
         let config = &self.config;
         let remotes = &config.remote_addrs;
         for _ in 0..remotes.len() {
             let remote = remotes[self.turn % remotes.len()];
             self.turn = self.turn.wrapping_add(1);
-            let local = config
-                .local_addrs
-                .iter()
-                .find(|a| a.is_ipv4() == remote.is_ipv4());
+            let local = own.iter().find(|a| a.is_ipv4() == remote.is_ipv4());
             if let Some(local) = local {
                 return Some((
                     SocketAddr::new(*local, config.local_port),

@@ -1,17 +1,11 @@
-//! IKE SAs that stand: their timers, whether the peer is there, and where.
+//! IKE SAs that stand: their timers, and whether the peer is there.
 
-use core::net::SocketAddr;
 use core::time::Duration;
 
 use mitregate_ike::{IkeSa, Reason};
-use tracing::debug;
 
+use crate::Control;
 use crate::session::{SessionId, take_due};
-use crate::tunnel::outer;
-use crate::{Control, Output};
-
-/// RFC 3948 §2.3.
-pub(crate) const KEEPALIVE: [u8; 1] = [0xff];
 
 impl Control {
     pub(crate) fn session_timeout(&mut self, now: Duration, id: SessionId) {
@@ -57,29 +51,9 @@ impl Control {
         if dpd {
             self.check_peer(now, id);
         }
-        if keepalive && let Some(session) = self.sessions.get(&id) {
-            let (local, remote) = (session.local, session.remote);
-            let payload = KEEPALIVE.to_vec();
-            self.outputs.push_back(Output::Transmit {
-                local,
-                remote,
-                payload,
-            });
-            self.restart_keepalive(now, id);
+        if keepalive {
+            self.keepalive(now, id);
         }
-    }
-
-    /// A keepalive is due that long after the last packet, if we are behind a NAT.
-    pub(crate) fn restart_keepalive(&mut self, now: Duration, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        let (Some(established), Some(index)) = (&session.established, session.connection) else {
-            return;
-        };
-        let every = self.connections[index].config.keepalive;
-        let wanted = established.nat.local && !every.is_zero() && session.is_usable();
-        session.timers.keepalive = wanted.then(|| now + every);
     }
 
     /// Something of the peer came in by this IKE SA.
@@ -138,50 +112,6 @@ impl Control {
         }
         if silent {
             self.with_ike(now, id, IkeSa::check_liveness);
-        }
-    }
-
-    pub(crate) fn peer_moved(&mut self, id: SessionId, local: SocketAddr, remote: SocketAddr) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            return;
-        };
-        debug!(from = %session.remote, to = %remote, "IKE peer moved");
-        session.local = local;
-        session.remote = remote;
-        for at in self.tunnels_of(id) {
-            let epochs = self.tunnels[at].epochs.iter();
-            let of_session: Vec<_> = epochs
-                .filter(|(_, e)| e.session == Some(id))
-                .map(|(id, _)| *id)
-                .collect();
-            for epoch in of_session {
-                self.move_peer(at, epoch, local, remote);
-            }
-        }
-    }
-
-    /// Changes where an epoch's packets go, if that is a change.
-    pub(crate) fn move_peer(
-        &mut self,
-        at: usize,
-        epoch: mitregate_esp::EpochId,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) {
-        let Some(tunnel) = crate::control::tunnel_id(at) else {
-            return;
-        };
-        let Some(e) = self.tunnels[at].epochs.get_mut(&epoch) else {
-            return;
-        };
-        let moved = outer(e.outer.encap, local, remote);
-        if moved != e.outer {
-            e.outer = moved;
-            self.outputs.push_back(Output::MovePeer {
-                tunnel,
-                epoch,
-                outer: moved,
-            });
         }
     }
 }

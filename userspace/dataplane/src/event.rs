@@ -49,6 +49,19 @@ pub enum Event {
         /// Whether it was data: an inner IP packet, which a gated peer sends only when proven.
         data: bool,
     },
+    /// An authenticated packet with a new highest sequence number came from elsewhere than where the
+    /// epoch's packets go. At most once a second, and only for epochs made by
+    /// [`Epoch::telling_moves`].
+    Moved {
+        /// The SA's tunnel.
+        tunnel: TunnelId,
+        /// The SA's epoch.
+        epoch: EpochId,
+        /// Outer source; port 0 for plain ESP. Not authenticated by ESP.
+        from: SocketAddr,
+        /// Outer destination; port 0 for plain ESP.
+        to: SocketAddr,
+    },
     /// A packet is held because the tunnel has no active epoch. Once until the next Activate.
     DataWaiting {
         /// The packet's tunnel.

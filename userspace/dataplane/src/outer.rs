@@ -1,7 +1,7 @@
 //! What goes around an ESP packet: Ethernet, IP and, behind a NAT, UDP.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Range,
 };
 
@@ -137,6 +137,23 @@ pub(crate) struct Carried {
 }
 
 impl Template {
+    /// Where packets go; port 0 for plain ESP.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        let ip = usize::from(self.ip);
+        let field = |at: usize, len: usize| self.bytes.get(ip + at..ip + at + len);
+        let (address, end): (IpAddr, usize) = if self.v4 {
+            (<[u8; 4]>::try_from(field(16, 4)?).ok()?.into(), 20)
+        } else {
+            (<[u8; 16]>::try_from(field(24, 16)?).ok()?.into(), 40)
+        };
+        let port = if self.udp {
+            u16::from_be_bytes(field(end + 2, 2)?.try_into().ok()?)
+        } else {
+            0
+        };
+        Some(SocketAddr::new(address, port))
+    }
+
     pub(crate) fn new(outer: &OuterHeader) -> Self {
         let mut bytes = [0; MAX_LEN];
         let v4 = matches!(outer.addrs, OuterAddrs::V4 { .. });

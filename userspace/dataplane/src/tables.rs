@@ -120,6 +120,8 @@ pub struct Epoch {
     pub(crate) heard: bool,
     pub(crate) heard_data: bool,
     pub(crate) soft_told: bool,
+    /// When to raise Moved again, in nanoseconds; `None`: never.
+    pub(crate) tell_moves: Option<u64>,
     /// Whether its selectors are not those of its tunnel, so that they have to be asked too.
     pub(crate) narrowed: bool,
     pub(crate) soft: SoftLimits,
@@ -139,6 +141,7 @@ impl Epoch {
             heard: false,
             heard_data: false,
             soft_told: false,
+            tell_moves: None,
             narrowed: true,
             soft: config.soft,
             selectors: Rules::new(config.selectors),
@@ -146,6 +149,14 @@ impl Epoch {
             tunnel: config.tunnel,
             id: config.epoch,
         })
+    }
+
+    /// The same, and every authenticated packet with a new highest sequence number is looked at for
+    /// where it comes from ([`Event::Moved`](crate::Event::Moved)).
+    #[must_use]
+    pub fn telling_moves(mut self: Box<Self>) -> Box<Self> {
+        self.tell_moves = Some(0);
+        self
     }
 
     /// Its tunnel.

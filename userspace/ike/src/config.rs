@@ -47,6 +47,8 @@ pub struct IkeConfig {
     pub childless: Childless,
     /// We have no other IKE SA with this peer, and tell it so (RFC 7296 §2.4).
     pub initial_contact: bool,
+    /// Whether addresses may change.
+    pub mobike: Mobike,
 }
 
 /// Childless initiation (RFC 6023), in swanctl's words.
@@ -73,6 +75,33 @@ impl FromStr for Childless {
             "force" => Ok(Self::Force),
             "never" => Ok(Self::Never),
             _ => Err(UnknownWord(word.to_owned())),
+        }
+    }
+}
+
+/// Mobility and multihoming (MOBIKE, RFC 4555).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mobike {
+    /// Announce it, and do it with a peer that announces it too.
+    pub enabled: bool,
+    /// All addresses of ours that the peer may find us at, best first. Those that a message is not
+    /// sent from are announced (§3.4).
+    pub addresses: Vec<IpAddr>,
+    /// Let ESP follow a peer to a new address only when that address has answered (§3.7).
+    pub return_routability: bool,
+    /// Do NAT traversal. Without it nobody is told whether there is a NAT, and one that comes up is
+    /// refused (§3.9).
+    pub nats_allowed: bool,
+}
+
+impl Default for Mobike {
+    /// As the RFC recommends.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            addresses: Vec::new(),
+            return_routability: true,
+            nats_allowed: true,
         }
     }
 }

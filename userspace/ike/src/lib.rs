@@ -46,7 +46,8 @@ use cert::CertFault;
 
 pub use config::{
     Announce, ChildConfig, Childless, Directory, Dynamic, Encap, EncapMode, Fragmentation,
-    FragmentationMode, IkeConfig, LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit, UnknownWord,
+    FragmentationMode, IkeConfig, LocalAuth, Mobike, PeerRekey, Psk, RemoteAuth, Retransmit,
+    UnknownWord,
 };
 pub use cookie::{CookieCheck, CookieJar};
 pub use dn::NameAttribute;
@@ -134,14 +135,22 @@ pub enum Output {
     },
     /// The peer answered [`IkeSa::check_liveness`].
     LivenessAnswered,
-    /// An authenticated message came from a new address: IKE goes there from now on
-    /// (RFC 7296 §2.23).
+    /// The way to the peer is another one from now on, for IKE and for ESP of all CHILD_SAs: an
+    /// authenticated message came from a new address (RFC 7296 §2.23), or MOBIKE moved an end
+    /// (RFC 4555 §3.5), or a NAT came or went. It may also be the same as before.
     PeerMoved {
         /// Our address and port.
         local: SocketAddr,
-        /// The peer's new ones.
+        /// The peer's.
         remote: SocketAddr,
+        /// How ESP travels.
+        encap: Encap,
+        /// Who is behind a NAT.
+        nat: Nat,
     },
+    /// The peer does not accept the addresses that [`IkeSa::update_addresses`] has chosen
+    /// (RFC 4555 §3.5).
+    MoveRefused,
     /// The IKE SA never came to be. Only retransmissions are still answered.
     Failed(Reason),
     /// An established IKE SA is over. Its CHILD_SAs were reported deleted before; only with

@@ -12,8 +12,8 @@ use std::time::Duration;
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Command, Config, ConnectionConfig, Control,
     ControlEvent, DataEvent, Datagram, Dynamic, EncapMode, Fragmentation, GateConfig, IkeLifetime,
-    ListView, LocalAuth, Output, PeerRekey, PoolConfig, Psk, RemoteAuth, Retransmit, Role,
-    StartAction, Ticket, TunnelView, Unique,
+    ListView, LocalAuth, Mobility, Output, PeerRekey, PoolConfig, Psk, RemoteAuth, Retransmit,
+    Role, StartAction, Ticket, TunnelView, Unique,
 };
 use mitregate_esp::{EpochId, Provider, SaCounters, TunnelId, WorkerId};
 use mitregate_wire::TrafficSelector;
@@ -91,6 +91,7 @@ pub fn connection(name: &str, role: Role, local_id: &str) -> ConnectionConfig {
         unique: Unique::default(),
         max_peers: ConnectionConfig::MAX_PEERS,
         childless: Childless::default(),
+        mobility: Mobility::default(),
     }
 }
 

@@ -21,9 +21,13 @@ use crate::{
     event::Event,
     fate::Fate,
     frames::Side,
+    outer::Template,
     packet::{self, Addrs, Ip},
     tables::{Epoch, Tables},
 };
+
+/// A Moved event is raised no more often than this.
+const MOVES_EVERY_NS: u64 = 1_000_000_000;
 
 /// What the first look at a frame found.
 pub(super) enum Inspected {
@@ -293,6 +297,9 @@ impl Pipeline {
             Err(error) => return Err(refused(epoch, error)),
         };
         epoch.counters.last_in_ns.set(tick.ns);
+        if new_highest && epoch.tell_moves.is_some_and(|at| at <= tick.ns) {
+            tell_move(epoch, events, chunk, headers.clone(), tick);
+        }
         let ether_type = match next_header {
             protocol::IPV4 => EtherType::IPV4,
             protocol::IPV6 => EtherType::IPV6,
@@ -358,6 +365,34 @@ fn first_inbound(epoch: &mut Epoch, events: &mut Events, data: bool) {
     }) {
         epoch.heard = true;
         epoch.heard_data |= data;
+    }
+}
+
+/// Raises Moved if a packet, whose outer headers lie at `headers` in the chunk, came from elsewhere
+/// than where the epoch's packets go.
+#[inline(never)]
+fn tell_move(
+    epoch: &mut Epoch,
+    events: &mut Events,
+    chunk: &[u8],
+    headers: Range<usize>,
+    tick: Tick,
+) {
+    let peer = epoch.template.as_ref().and_then(Template::peer);
+    let Some((from, to)) = chunk.get(headers).and_then(endpoints) else {
+        return;
+    };
+    if peer.is_none_or(|peer| peer == from) {
+        return;
+    }
+    let event = Event::Moved {
+        tunnel: epoch.tunnel,
+        epoch: epoch.id,
+        from,
+        to,
+    };
+    if events.offer(event) {
+        epoch.tell_moves = Some(tick.ns.saturating_add(MOVES_EVERY_NS));
     }
 }
 

@@ -192,6 +192,7 @@ impl IkeSa {
             payloads.extend(self.child_payloads(wanted, false));
         }
         payloads.extend(esp_echo(&self.config, self.vendor));
+        payloads.extend(self.mobike_notifies(false));
         self.phase = Phase::Auth(Box::new(auth));
         let purpose = Purpose::Auth(wanted.map(Box::new));
         self.request(ExchangeType::IKE_AUTH, purpose, &payloads, cx)
@@ -228,6 +229,7 @@ impl IkeSa {
             self.tell_not_authenticated(cx);
             return self.fail(reason, cx);
         }
+        self.learn_mobike(payloads);
         self.take_configuration_reply(payloads);
         self.establish(id, payloads, &auth.nonces, wanted.is_none());
         // Whatever becomes of the CHILD_SA, the IKE SA stays (RFC 7296 §1.2, §2.21.2).
@@ -293,12 +295,19 @@ impl IkeSa {
     ) -> (Vec<Payload>, Fate) {
         // The initiator may have moved to port 4500 between the two exchanges.
         (self.local, self.remote) = (local, remote);
+        if self.config.mobike.enabled && Self::has_unexpected_nat(payloads, local, remote) {
+            // RFC 4555 §3.9: no IKE SA comes of it.
+            let kind = NotifyType::UNEXPECTED_NAT_DETECTED;
+            return (vec![notify(kind)], Fate::Fails(Reason::Refused(kind)));
+        }
         self.hints.take_requests(payloads);
         match self.admit(state, payloads, cx.unix_time) {
             Ok((id, mut answer)) => {
+                self.learn_mobike(payloads);
                 answer.extend(self.answer_first_configuration(payloads, cx));
                 self.establish(id, payloads, &state.nonces, is_childless(payloads));
                 answer.extend(esp_echo(&self.config, self.vendor));
+                answer.extend(self.mobike_notifies(true));
                 answer.extend(self.answer_first_child(&state.nonces, payloads, cx));
                 (answer, Fate::GoesOn)
             }

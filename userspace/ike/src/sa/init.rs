@@ -92,14 +92,16 @@ impl IkeSa {
     ) -> Vec<Payload> {
         let force = self.config.encap == EncapMode::Udp;
         let mut payloads = vec![ke, Payload::Nonce(nonce.to_vec())];
-        payloads.extend(nat::notifies(
-            self.spi_i,
-            self.spi_r,
-            self.local,
-            self.remote,
-            force,
-            cx.rng,
-        ));
+        if self.config.mobike.nats_allowed {
+            payloads.extend(nat::notifies(
+                self.spi_i,
+                self.spi_r,
+                self.local,
+                self.remote,
+                force,
+                cx.rng,
+            ));
+        }
         // RFC 7383 §2.3: a responder says so only to an initiator that did.
         let announce = self.config.fragmentation.mode.announces();
         if announce && (peer.is_none() || self.fragmentation) {
@@ -188,7 +190,7 @@ impl IkeSa {
         let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
         let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
         self.settle_encap(detected, plain_esp);
-        if self.encap == Encap::Udp {
+        if self.encap == Encap::Udp || self.mobike_floats() {
             self.float();
         }
         let auth = Auth {
@@ -269,6 +271,8 @@ impl IkeSa {
 
     /// Plain ESP or UDP, from what NAT detection saw; `plain_esp`: both sides announced it.
     fn settle_encap(&mut self, detected: Option<crate::Nat>, plain_esp: bool) {
+        let detected = detected.filter(|_| self.config.mobike.nats_allowed);
+        self.note_nat_detection(detected.is_some(), plain_esp);
         self.nat = detected.unwrap_or_default();
         let wanted = self.nat.local || self.nat.remote || self.config.encap == EncapMode::Udp;
         // Without a word on NAT from the peer there is no UDP encapsulation to be had.

@@ -11,6 +11,7 @@ mod informational;
 mod init;
 mod intermediate;
 mod message;
+mod mobike;
 mod rekey;
 mod window;
 
@@ -35,6 +36,7 @@ use child::Child;
 use configuration::Configured;
 pub use configuration::{Assigned, Leases, NoLeases};
 use fragment::Reassembly;
+use mobike::Mobility;
 use window::{Answered, Purpose, Request, Task};
 
 /// How long an IKE SA that is over still answers retransmissions.
@@ -112,6 +114,7 @@ pub struct IkeSa {
     /// Both sides announced RFC 7383.
     fragmentation: bool,
     reassembly: Reassembly,
+    mobike: Mobility,
 
     /// Message ID of our next request.
     next_request: u32,
@@ -214,6 +217,7 @@ impl IkeSa {
             encap: Encap::Esp,
             fragmentation: false,
             reassembly: Reassembly::default(),
+            mobike: Mobility::default(),
             next_request: 0,
             outstanding: None,
             tasks: VecDeque::new(),
@@ -293,7 +297,7 @@ impl IkeSa {
             self.answer_intermediate(header, &opened, local, remote, cx);
             return Ok(());
         }
-        self.follow(local, remote);
+        self.follow(local, remote, cx.now);
 
         let half_open = match core::mem::replace(&mut self.phase, Phase::Established) {
             Phase::HalfOpen(half_open) => Some(half_open),
@@ -333,7 +337,12 @@ impl IkeSa {
                     (None, None) if header.exchange == ExchangeType::IKE_FOLLOWUP_KE => {
                         self.answer_follow_up(payloads, cx)
                     }
-                    (None, None) => self.answer_informational(payloads),
+                    (None, None) => {
+                        let mobike = self.answer_mobike(payloads, local, remote, cx);
+                        let (mut answer, fate) = self.answer_informational(payloads);
+                        answer.extend(mobike);
+                        (answer, fate)
+                    }
                 }
             }
         };
@@ -375,7 +384,7 @@ impl IkeSa {
         let Some(opened) = self.open(message, cx.now)? else {
             return Ok(());
         };
-        self.follow(local, remote);
+        self.follow(local, remote, cx.now);
         let Some(request) = self.outstanding.take() else {
             return Err(Discard::Unexpected);
         };
@@ -390,10 +399,11 @@ impl IkeSa {
                 Purpose::Intermediate(pair) => {
                     self.finish_intermediate(&pair, &payloads, &opened.covered, cx);
                 }
-                _ => self.finish_request(request, &payloads, cx),
+                _ => self.finish_request(request, &payloads, (local, remote), cx),
             },
             Err(reason) => self.give_up_on(reason, cx),
         }
+        self.settle_on(local, remote, cx);
         Ok(())
     }
 
@@ -522,18 +532,6 @@ impl IkeSa {
         self.expires = self.answered.as_ref().map(|_| cx.now + LINGER);
         if self.expires.is_none() {
             self.outputs.push_back(Output::Dead);
-        }
-    }
-
-    /// An authenticated message shows where the peer is: a host that is not behind a NAT goes
-    /// after a peer that is (RFC 7296 §2.23).
-    fn follow(&mut self, local: SocketAddr, remote: SocketAddr) {
-        let may = matches!(self.phase, Phase::Established | Phase::Closing)
-            && self.nat.remote
-            && !self.nat.local;
-        if may && (local, remote) != (self.local, self.remote) {
-            (self.local, self.remote) = (local, remote);
-            self.outputs.push_back(Output::PeerMoved { local, remote });
         }
     }
 

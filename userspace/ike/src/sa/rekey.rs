@@ -324,6 +324,7 @@ impl IkeSa {
             .into_iter()
             .filter(|task| !matches!(task.work, Work::RekeyIke { .. }))
             .collect();
+        self.hand_over_mobility(&mut successor);
         successor.start_tasks(cx);
         self.outputs.push_back(Output::Rekeyed(successor));
     }
@@ -353,6 +354,7 @@ impl IkeSa {
             cp: self.cp.clone(),
             nat: self.nat,
             encap: self.encap,
+            mobike: self.mobike.clone(),
             ..Self::new(side, self.config.clone(), spi_i, self.local, self.remote)
         })
     }
@@ -368,7 +370,10 @@ impl IkeSa {
         // RFC 7296 §2.25.1, §2.25.2: not while this IKE SA is closed or has a successor already,
         // and not while one of its CHILD_SAs is made, rekeyed or deleted by us.
         let busy = self.outstanding.as_ref().is_some_and(|request| {
-            !matches!(request.purpose, Purpose::Liveness | Purpose::RekeyIke(_))
+            !matches!(
+                request.purpose,
+                Purpose::Liveness | Purpose::Mobike(_) | Purpose::RekeyIke(_)
+            )
         });
         if busy || self.rival.is_some() || !matches!(self.phase, Phase::Established) {
             return refuse(NotifyType::TEMPORARY_FAILURE);

@@ -10,6 +10,7 @@ use mitregate_wire::ike::{ExchangeType, Header, NotifyType, Payload};
 use super::child::Wanted;
 use super::followup::FollowUp;
 use super::message::{Opened, find_notify};
+use super::mobike::{Ask, Asked};
 use super::rekey::WantedIke;
 use super::{IkeSa, Phase};
 use crate::crypto::KeyPair;
@@ -51,6 +52,7 @@ pub(super) enum Purpose {
     DeleteChild(Spi),
     RekeyIke(Box<WantedIke>),
     Liveness,
+    Mobike(Asked),
     DeleteIke,
 }
 
@@ -86,6 +88,7 @@ pub(super) enum Work {
         refusals: u8,
     },
     Liveness,
+    Mobike(Ask),
     DeleteIke,
 }
 
@@ -179,9 +182,23 @@ impl IkeSa {
         let datagrams = core::mem::take(&mut request.datagrams);
         tracing::debug!(connection = self.config.name, "repeating a request");
         // RFC 7383 §2.6.1: all fragments, as nobody knows which one was lost.
+        let attempt = request.attempt;
         self.transmit(self.local, self.remote, &datagrams);
+        self.probe(attempt, &datagrams);
         if let Some(request) = &mut self.outstanding {
             request.datagrams = datagrams;
+        }
+    }
+
+    /// Repeats the request under way at once: the way to the peer is another one, and has not
+    /// failed yet.
+    pub(super) fn repeat_now(&mut self, cx: &mut Ctx<'_>) {
+        let settings = self.config.retransmit;
+        if let Some(request) = &mut self.outstanding {
+            request.attempt = 0;
+            request.due = cx.now + settings.wait(0, cx.rng);
+            let datagrams = request.datagrams.clone();
+            self.transmit(self.local, self.remote, &datagrams);
         }
     }
 
@@ -286,8 +303,11 @@ impl IkeSa {
                 Work::DeleteChild(spi_in) => self.request_delete_child(spi_in, cx),
                 Work::RekeyIke { refusals } => self.request_rekey(refusals, cx),
                 Work::Liveness => {
-                    self.request(ExchangeType::INFORMATIONAL, Purpose::Liveness, &[], cx)
+                    let payloads = self.liveness_notifies(cx);
+                    let exchange = ExchangeType::INFORMATIONAL;
+                    self.request(exchange, Purpose::Liveness, &payloads, cx)
                 }
+                Work::Mobike(ask) => self.request_mobike(ask, cx),
                 Work::DeleteIke => self.request_delete_ike(cx),
             };
             if let Err(reason) = started {
@@ -296,11 +316,13 @@ impl IkeSa {
         }
     }
 
-    /// Takes in the response to a request; both were in SK.
+    /// Takes in the response to a request, which came to the first of the two addresses from the
+    /// second; both were in SK.
     pub(super) fn finish_request(
         &mut self,
         request: Request,
         payloads: &[Payload],
+        (local, remote): (SocketAddr, SocketAddr),
         cx: &mut Ctx<'_>,
     ) {
         // RFC 7296 §2.21.3: fatal for both sides, without a Delete.
@@ -317,7 +339,11 @@ impl IkeSa {
             Purpose::FollowUp(follow_up) => self.finish_follow_up(*follow_up, payloads, cx),
             Purpose::DeleteChild(spi_in) => self.finish_delete_child(spi_in, cx),
             Purpose::RekeyIke(wanted) => self.finish_rekey(*wanted, payloads, cx),
-            Purpose::Liveness => self.outputs.push_back(Output::LivenessAnswered),
+            Purpose::Liveness => {
+                self.finish_liveness(payloads);
+                self.outputs.push_back(Output::LivenessAnswered);
+            }
+            Purpose::Mobike(asked) => self.finish_mobike(asked, payloads, local, remote, cx),
             Purpose::DeleteIke => self.end(Reason::Closed, cx),
         }
     }

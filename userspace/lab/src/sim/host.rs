@@ -252,7 +252,7 @@ impl Host {
             Output::RemoveTunnel { tunnel } => Command::RemoveTunnel { tunnel },
             Output::Install(install) => {
                 deeds.push(Deed::Changed);
-                Command::Install(Epoch::new(EpochConfig {
+                let epoch = Epoch::new(EpochConfig {
                     tunnel: install.tunnel,
                     epoch: install.epoch,
                     inbound: install.inbound,
@@ -267,7 +267,11 @@ impl Host {
                         packets: install.soft_packets,
                         bytes: install.soft_bytes,
                     },
-                }))
+                });
+                Command::Install(match install.tell_moves {
+                    true => epoch.telling_moves(),
+                    false => epoch,
+                })
             }
             Output::Activate { tunnel, proven } => {
                 self.activations += 1;
@@ -351,6 +355,17 @@ impl Host {
                 tunnel: *tunnel,
                 epoch: *epoch,
                 data: *data,
+            },
+            Event::Moved {
+                tunnel,
+                epoch,
+                from,
+                to,
+            } => DataEvent::Moved {
+                tunnel: *tunnel,
+                epoch: *epoch,
+                from: *from,
+                to: *to,
             },
             Event::DataWaiting { tunnel } => DataEvent::DataWaiting { tunnel: *tunnel },
             Event::SoftLimit { tunnel, epoch } => DataEvent::SoftLimit {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Config, ConnectionConfig, Dynamic, EncapMode,
-    GateConfig, IkeLifetime, LocalAuth, PeerRekey, Psk, RemoteAuth, Retransmit, Role, StartAction,
-    Unique,
+    GateConfig, IkeLifetime, LocalAuth, Mobility, PeerRekey, Psk, RemoteAuth, Retransmit, Role,
+    StartAction, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_ike::Fragmentation;
@@ -176,6 +176,7 @@ impl Plan {
             unique: Unique::default(),
             max_peers: ConnectionConfig::MAX_PEERS,
             childless: Childless::default(),
+            mobility: Mobility::default(),
         }
     }
 

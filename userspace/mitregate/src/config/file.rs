@@ -190,6 +190,18 @@ pub struct Connection {
     pub peer_rekey: String,
     /// How often it refuses before it accepts, with `peer_rekey = "refuse"`.
     pub peer_rekey_refusals: Option<u8>,
+    /// MOBIKE (RFC 4555), where the peer does it too.
+    #[serde(default = "enabled")]
+    pub mobike: bool,
+    /// ESP follows a MOBIKE peer only to an address that has answered (RFC 4555 §3.7).
+    #[serde(default = "enabled")]
+    pub return_routability: bool,
+    /// Which packets of a standard peer move where ESP goes: `any` or `ping`.
+    #[serde(default = "any")]
+    pub follow: String,
+    /// Follow a peer although we are behind a NAT ourselves.
+    #[serde(default)]
+    pub follow_behind_nat: bool,
     #[serde(default)]
     pub children: BTreeMap<String, Child>,
 }
@@ -332,6 +344,14 @@ fn replace() -> String {
 
 fn allow() -> String {
     "allow".into()
+}
+
+fn enabled() -> bool {
+    true
+}
+
+fn any() -> String {
+    "any".into()
 }
 
 fn ring_size() -> u32 {

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use mitregate_control::{
-    ChildConfig, Childless, ConnectionConfig, Dynamic, EncapMode, EspProposal, Fragmentation,
-    FragmentationMode, GateConfig, IdPattern, Identity, IkeProposal, LocalAuth, Psk, RemoteAuth,
-    Retransmit, Role, StartAction, Unique,
+    ChildConfig, Childless, ConnectionConfig, Dynamic, EncapMode, EspProposal, Follow,
+    Fragmentation, FragmentationMode, GateConfig, IdPattern, Identity, IkeProposal, LocalAuth,
+    Mobility, Psk, RemoteAuth, Retransmit, Role, StartAction, Unique,
 };
 use mitregate_wire::TrafficSelector;
 
@@ -262,6 +262,11 @@ fn connection(
             ("never", Childless::Never),
         ],
     );
+    let follow = check.word(
+        &at.key("follow"),
+        &connection.follow,
+        &[("any", Follow::Any), ("ping", Follow::Ping)],
+    );
     let times = [
         (
             "dpd_delay",
@@ -305,6 +310,13 @@ fn connection(
         unique: unique?,
         max_peers,
         childless: childless?,
+        mobility: Mobility {
+            mobike: connection.mobike,
+            return_routability: connection.return_routability,
+            follow: follow?,
+            follow_behind_nat: connection.follow_behind_nat,
+            any_local: false,
+        },
     })
 }
 

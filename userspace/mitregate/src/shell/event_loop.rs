@@ -208,6 +208,7 @@ impl EventLoop {
                     outer,
                     soft_packets,
                     soft_bytes,
+                    tell_moves,
                     counters,
                 } = *install;
                 let header = egress.install(tunnel, epoch, outer).await;
@@ -227,6 +228,11 @@ impl EventLoop {
                         bytes: soft_bytes,
                     },
                 });
+                let epoch = if tell_moves {
+                    epoch.telling_moves()
+                } else {
+                    epoch
+                };
                 egress.command(worker, Command::Install(epoch));
             }
             Output::Activate { tunnel, proven } => {
@@ -344,6 +350,22 @@ impl EventLoop {
                         tunnel,
                         epoch,
                         data,
+                    },
+                );
+            }
+            Event::Moved {
+                tunnel,
+                epoch,
+                from,
+                to,
+            } => {
+                self.control.handle_dataplane(
+                    now,
+                    DataEvent::Moved {
+                        tunnel,
+                        epoch,
+                        from,
+                        to,
                     },
                 );
             }

@@ -142,6 +142,7 @@ pub fn fill_addresses(settings: &mut Settings, own: &[Prefix]) -> Result<()> {
                 );
             }
             connection.local_addrs.clone_from(&usable);
+            connection.mobility.any_local = true;
         }
     }
     Ok(())

@@ -267,6 +267,10 @@ registry! {
         FAILED_CP_REQUIRED = 37,
         TS_UNACCEPTABLE = 38,
         INVALID_SELECTORS = 39,
+        /// RFC 4555 §4.1.1.
+        UNACCEPTABLE_ADDRESSES = 40,
+        /// RFC 4555 §4.1.2.
+        UNEXPECTED_NAT_DETECTED = 41,
         TEMPORARY_FAILURE = 43,
         CHILD_SA_NOT_FOUND = 44,
         /// RFC 9370 §2.2.4.
@@ -283,6 +287,20 @@ registry! {
         REKEY_SA = 16393,
         ESP_TFC_PADDING_NOT_SUPPORTED = 16394,
         NON_FIRST_FRAGMENTS_ALSO = 16395,
+        /// RFC 4555 §4.2.1.
+        MOBIKE_SUPPORTED = 16396,
+        /// RFC 4555 §4.2.2: 4 bytes.
+        ADDITIONAL_IP4_ADDRESS = 16397,
+        /// RFC 4555 §4.2.2: 16 bytes.
+        ADDITIONAL_IP6_ADDRESS = 16398,
+        /// RFC 4555 §4.2.3.
+        NO_ADDITIONAL_ADDRESSES = 16399,
+        /// RFC 4555 §4.2.4.
+        UPDATE_SA_ADDRESSES = 16400,
+        /// RFC 4555 §4.2.5: 8 to 64 bytes.
+        COOKIE2 = 16401,
+        /// RFC 4555 §4.2.6: addresses and ports, 12 or 36 bytes.
+        NO_NATS_ALLOWED = 16402,
         /// RFC 6023.
         CHILDLESS_IKEV2_SUPPORTED = 16418,
         /// RFC 7427 §4.

@@ -63,7 +63,8 @@ fn who_is_who_and_what_they_can_do() {
     assert!(server.peer_caps.owns_rekeys && !client.peer_caps.owns_rekeys);
     assert!(!client.peer_caps.plain_esp_behind_nat);
     assert_eq!((client.encap, client.nat), (Encap::Esp, Nat::default()));
-    assert_eq!(client.remote.port(), 500);
+    // RFC 4555 §3.3.
+    assert_eq!(client.remote.port(), 4500);
     assert!(
         world.hosts[CLIENT]
             .installed

@@ -75,6 +75,7 @@ fn config(name: &str, local: &str, remote: &str) -> IkeConfig {
         assigns: false,
         childless: Childless::default(),
         initial_contact: false,
+        mobike: Mobike::default(),
     }
 }
 
@@ -260,6 +261,8 @@ pub(super) struct World {
     pub(super) nat: Option<IpAddr>,
     /// What the NAT adds to ports.
     pub(super) nat_shift: u16,
+    /// Pairs of addresses between which nothing gets through, either way.
+    pub(super) blocked: Vec<(IpAddr, IpAddr)>,
 }
 
 /// The wall clock where the virtual one is zero: 2026-01-01 00:00 UTC.
@@ -305,6 +308,7 @@ impl World {
             trace: Vec::new(),
             nat: setup.nat.then(|| "203.0.113.9".parse().unwrap()),
             nat_shift: 20_000,
+            blocked: Vec::new(),
         }
     }
 
@@ -361,6 +365,14 @@ impl World {
 
     fn send(&mut self, from: usize, local: SocketAddr, remote: SocketAddr, bytes: &[u8]) {
         let (mut source, mut destination) = (local, remote);
+        let (here, there) = (local.ip(), remote.ip());
+        if self
+            .blocked
+            .iter()
+            .any(|pair| *pair == (here, there) || *pair == (there, here))
+        {
+            return;
+        }
         if let Some(public) = self.nat {
             if from == CLIENT {
                 source = SocketAddr::new(public, local.port() + self.nat_shift);
@@ -471,7 +483,18 @@ impl World {
             Output::RekeyFailed(reason) => host.log.push(format!("rekey failed: {reason}")),
             Output::Rekeyed(_) | Output::Redundant(_) => unreachable!(),
             Output::LivenessAnswered => host.log.push("alive".into()),
-            Output::PeerMoved { remote, .. } => host.log.push(format!("peer moved to {remote}")),
+            Output::PeerMoved {
+                local,
+                remote,
+                encap,
+                ..
+            } => {
+                let moved = format!("moved to {local}-{remote} {encap:?}");
+                if host.log.iter().rfind(|e| e.starts_with("moved")) != Some(&moved) {
+                    host.log.push(moved);
+                }
+            }
+            Output::MoveRefused => host.log.push("move refused".into()),
             Output::Failed(reason) => host.log.push(format!("failed: {reason}")),
             Output::Closed(reason) => host.log.push(format!("closed: {reason}")),
             Output::Dead => return true,

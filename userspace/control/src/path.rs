@@ -1,0 +1,326 @@
+//! The ways to the peers: addresses that change, ours and theirs, and NATs whose mappings have to be
+//! kept (gate.md's G7 and G9; RFC 4555, RFC 7296 §2.23, RFC 3948 §4).
+
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use std::sync::Arc;
+
+use mitregate_esp::ids::EpochId;
+use mitregate_gate::{Input, Role};
+use mitregate_ike::{Encap, IkeSa, Nat};
+use tracing::{debug, info};
+
+use crate::directory::Responders;
+use crate::session::SessionId;
+use crate::tunnel::outer;
+use crate::{ConnectionConfig, Control, Follow, Output};
+
+/// RFC 3948 §2.3.
+pub(crate) const KEEPALIVE: [u8; 1] = [0xff];
+/// A peer is followed to a new address no more often than this.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// What came from another address than the one where an epoch's packets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    Ping,
+    AnyPacket,
+}
+
+impl Control {
+    /// IKE goes another way from now on, and all its children with it.
+    pub(crate) fn peer_moved(
+        &mut self,
+        now: Duration,
+        id: SessionId,
+        (local, remote): (SocketAddr, SocketAddr),
+        encap: Encap,
+        nat: Nat,
+    ) {
+        let Some(session) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        debug!(from = %session.remote, to = %remote, at = %local, ?encap, "the way to a peer changed");
+        session.local = local;
+        session.remote = remote;
+        if let Some(established) = &mut session.established {
+            established.local = local;
+            established.remote = remote;
+            established.encap = encap;
+            established.nat = nat;
+        }
+        for at in self.tunnels_of(id) {
+            let tunnel = &self.tunnels[at];
+            let epochs = tunnel.epochs.iter();
+            let of_session: Vec<_> = epochs
+                .filter(|(_, e)| e.session == Some(id))
+                .map(|(id, _)| *id)
+                .collect();
+            let client = tunnel.gate.config().role == Role::Client;
+            let mut moved = false;
+            for epoch in of_session {
+                moved |= self.move_epoch(at, epoch, encap, local, remote);
+            }
+            // The new way has to be proven, and the ping shows the server where we are.
+            if moved && client {
+                self.gate(now, at, Input::PathChanged);
+            }
+        }
+        self.restart_keepalive(now, id);
+    }
+
+    /// The peer does not take the addresses that we would move to: a new IKE SA from there may do.
+    pub(crate) fn move_refused(&mut self, now: Duration, id: SessionId) {
+        info!("the peer refuses our new addresses: a new IKE SA is needed");
+        self.replace_session(now, id);
+    }
+
+    /// A new IKE SA beside one that has no way on (gate.md's G4).
+    fn replace_session(&mut self, _now: Duration, id: SessionId) {
+        if let Some(index) = self.sessions.get(&id).and_then(|s| s.connection) {
+            self.connections[index].retry.reset();
+        }
+        self.reauthenticate(id);
+    }
+
+    /// Changes where an epoch's packets go. Whether that was a change.
+    fn move_epoch(
+        &mut self,
+        at: usize,
+        epoch: EpochId,
+        encap: Encap,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> bool {
+        let Some(tunnel) = crate::control::tunnel_id(at) else {
+            return false;
+        };
+        let Some(e) = self.tunnels[at].epochs.get_mut(&epoch) else {
+            return false;
+        };
+        let moved = outer(encap, local, remote);
+        if moved == e.outer {
+            return false;
+        }
+        e.outer = moved;
+        self.outputs.push_back(Output::MovePeer {
+            tunnel,
+            epoch,
+            outer: moved,
+        });
+        true
+    }
+
+    /// An authenticated packet with a new highest sequence number from a new address moves where
+    /// this tunnel's ESP goes (RFC 7296 §2.23, gate.md's G7).
+    pub(crate) fn follow(
+        &mut self,
+        now: Duration,
+        at: usize,
+        epoch: EpochId,
+        (local, remote): (SocketAddr, SocketAddr),
+        sign: Sign,
+    ) {
+        let tunnel = &self.tunnels[at];
+        let Some(e) = tunnel.epochs.get(&epoch) else {
+            return;
+        };
+        // What came another way than this epoch's packets go shows no port for them to go to.
+        let in_udp = remote.port() != 0;
+        if in_udp != (e.outer.encap == Encap::Udp) {
+            return;
+        }
+        let encap = e.outer.encap;
+        let from = e.outer.remote;
+        if outer(encap, local, remote).remote == from {
+            return;
+        }
+        let session = e.session.filter(|id| self.sessions.contains_key(id));
+        let established = session
+            .and_then(|id| self.sessions.get(&id))
+            .and_then(|s| s.established.as_ref());
+        let nat = established.map(|e| e.nat).unwrap_or_default();
+        let pings = established.is_some_and(|e| e.peer_caps.esp_echo);
+        let mobility = &self.connections[tunnel.connection].config.mobility;
+        let client = tunnel.gate.config().role == Role::Client;
+        // A server follows its client; a client only a standard peer that is behind a NAT itself.
+        let follows = !client || (nat.remote && !pings);
+        let shown = sign == Sign::Ping || (!pings && mobility.follow == Follow::Any);
+        let lately = tunnel.moved.is_some_and(|t| now < t + FOLLOW_EVERY);
+        if !follows || !shown || lately {
+            return;
+        }
+        if nat.local {
+            // Our own NAT may well be the reason: ask there first.
+            if let (true, true, Some(id)) = (mobility.follow_behind_nat, in_udp, session) {
+                self.tunnels[at].moved = Some(now);
+                self.with_ike(now, id, |sa, cx| sa.try_address(local, remote, cx));
+            }
+            return;
+        }
+        debug!(%from, to = %remote, %epoch, ?sign, "peer moved");
+        self.tunnels[at].moved = Some(now);
+        let epochs = self.tunnels[at].epochs.iter();
+        let alike: Vec<_> = epochs
+            .filter(|(_, e)| e.outer.encap == encap)
+            .map(|(id, _)| *id)
+            .collect();
+        for epoch in alike {
+            self.move_epoch(at, epoch, encap, local, remote);
+        }
+        if let (true, Some(id)) = (in_udp, session) {
+            self.with_ike(now, id, |sa, _| sa.follow_esp(local, remote, now));
+        }
+    }
+
+    /// Pings every tunnel, and lets each client's IKE SA show itself too: behind a NAT that keeps
+    /// apart what is ESP and what is UDP, a ping does not move IKE.
+    pub(crate) fn path_changed(&mut self, now: Duration) {
+        for at in self.tunnels.keys() {
+            self.gate(now, at, Input::PathChanged);
+        }
+        for id in self.client_sessions() {
+            self.with_ike(now, id, IkeSa::check_liveness);
+        }
+    }
+
+    /// The IKE SA of a tunnel whose pings were lost for a while and are answered again: the NAT may
+    /// have given IKE another mapping as well.
+    pub(crate) fn show_ike(&mut self, now: Duration, at: usize, epoch: EpochId) {
+        if self.tunnels[at].gate.config().role == Role::Client
+            && let Some(id) = self.session_of(at, epoch)
+        {
+            self.with_ike(now, id, IkeSa::check_liveness);
+        }
+    }
+
+    fn client_sessions(&self) -> Vec<SessionId> {
+        let client = |index: usize| self.role_of(index) == Role::Client;
+        self.sessions
+            .iter()
+            .filter(|(_, s)| s.is_usable() && s.connection.is_some_and(client))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Our addresses for a connection, best first: of those configured the ones that are there, if
+    /// any is.
+    pub(crate) fn own_addresses(&self, config: &ConnectionConfig) -> Vec<IpAddr> {
+        let configured = &config.local_addrs;
+        match &self.present {
+            Some(present) if config.mobility.any_local => present.clone(),
+            Some(present) if configured.iter().any(|ip| present.contains(ip)) => {
+                let there = configured.iter().filter(|ip| present.contains(ip));
+                there.copied().collect()
+            }
+            _ => configured.clone(),
+        }
+    }
+
+    /// The outer interface has these addresses now, in the order of preference. What used others
+    /// goes on from the first of its family: by MOBIKE, or with a new IKE SA.
+    pub(crate) fn addresses_changed(&mut self, now: Duration, present: &[IpAddr]) {
+        self.present = Some(present.to_vec());
+        let connections = self.connections.values();
+        let configs = connections
+            .filter(|c| c.template.is_none())
+            .map(|c| &*c.config);
+        let own = |config: &ConnectionConfig| self.own_addresses(config);
+        self.directory = Arc::new(Responders::new(configs, own));
+        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.move_session(now, id, present);
+        }
+        self.path_changed(now);
+    }
+
+    fn move_session(&mut self, now: Duration, id: SessionId, present: &[IpAddr]) {
+        let Some(session) = self.sessions.get(&id) else {
+            return;
+        };
+        let Some(index) = session.connection else {
+            return;
+        };
+        let config = &self.connections[index].config;
+        let own = self.own_addresses(config);
+        let client = self.role_of(index) == Role::Client;
+        let gone = !present.contains(&session.local.ip());
+        if !own.iter().any(|ip| present.contains(ip)) || session.over {
+            return;
+        }
+        if session.is_connecting() {
+            if gone && session.initiator {
+                self.restart_session(now, id, index);
+            }
+            return;
+        }
+        let goes_on = self.with_ike(now, id, |sa, cx| sa.set_local_addresses(&own, cx));
+        if goes_on == Some(false) && gone && client {
+            info!(
+                connection = self.connections[index].name,
+                "our address is gone, and the peer does no MOBIKE: a new IKE SA is needed"
+            );
+            self.replace_session(now, id);
+        }
+    }
+
+    /// Gives up an IKE SA that is still connecting from an address that is gone, and starts anew.
+    fn restart_session(&mut self, now: Duration, id: SessionId, index: usize) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.over = true;
+            let wants = core::mem::take(&mut session.wants);
+            self.connections[index].wants.extend(wants);
+            self.connections[index].retry.reset();
+        }
+        self.with_ike(now, id, IkeSa::abandon);
+        self.dirty_connections.insert(index);
+    }
+
+    /// Sends a keepalive, unless something else has kept the mapping meanwhile (RFC 3948 §4).
+    pub(crate) fn keepalive(&mut self, now: Duration, id: SessionId) {
+        let Some((session, every)) = self.keepalive_of(id) else {
+            return;
+        };
+        let (local, remote) = (session.local, session.remote);
+        let last = self.last_in_udp(id);
+        if last + every > now {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.timers.keepalive = Some(last + every);
+            }
+            return;
+        }
+        self.outputs.push_back(Output::Transmit {
+            local,
+            remote,
+            payload: KEEPALIVE.to_vec(),
+        });
+        self.restart_keepalive(now, id);
+    }
+
+    /// When ESP in UDP last left from an IKE SA's ports. Plain ESP keeps another mapping than IKE's.
+    fn last_in_udp(&self, id: SessionId) -> Duration {
+        let tunnels = self.tunnels_of(id);
+        let epochs = tunnels
+            .iter()
+            .flat_map(|at| self.tunnels[*at].epochs.values());
+        epochs
+            .filter(|e| e.session == Some(id) && e.outer.encap == Encap::Udp)
+            .map(|e| Duration::from_nanos(e.counters.last_out_ns.get()))
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// A keepalive is due that long after the last packet, if we are behind a NAT.
+    pub(crate) fn restart_keepalive(&mut self, now: Duration, id: SessionId) {
+        let due = self.keepalive_of(id).map(|(_, every)| now + every);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.timers.keepalive = due;
+        }
+    }
+
+    fn keepalive_of(&self, id: SessionId) -> Option<(&crate::session::Session, Duration)> {
+        let session = self.sessions.get(&id)?;
+        let every = self.connections[session.connection?].config.keepalive;
+        let behind = session.established.as_ref()?.nat.local;
+        (behind && !every.is_zero() && session.is_usable()).then_some((session, every))
+    }
+}
