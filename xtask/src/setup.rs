@@ -38,10 +38,7 @@ const DEMO: &[Package] = &[
     ("tcpdump", "the capture that the leak check reads"),
     ("iperf3", "TCP measurements"),
 ];
-const TEST: &[Package] = &[
-    ("g++", "compiles libFuzzer"),
-    ("openssl", "judges the certificates that we make"),
-];
+const TEST: &[Package] = &[("g++", "compiles libFuzzer")];
 /// Recommended packages stay away: some of them would upgrade systemd.
 const INTEROP: &[Package] = &[
     ("strongswan-charon", "strongSwan's daemon: the peer"),
@@ -52,6 +49,10 @@ const INTEROP: &[Package] = &[
         "AES-GCM, Curve25519 and ChaCha20-Poly1305 for it",
     ),
     ("tshark", "decrypts what was captured"),
+    (
+        "openssl",
+        "makes certificates, and judges those that we make",
+    ),
 ];
 /// For a Debian of another release in a folder.
 const ROOT: &[Package] = &[("mmdebstrap", "makes a newer Debian in a folder")];

@@ -2,6 +2,7 @@
 //! network namespaces, in both roles. In each case data crosses and is counted where it arrives.
 
 mod cases;
+mod pki;
 mod probe;
 mod report;
 mod run;
@@ -109,7 +110,7 @@ pub fn run(options: &Options) -> Result<bool> {
         }
         return Ok(true);
     }
-    for tool in ["unshare", "nsenter", "swanctl", "tshark"] {
+    for tool in ["unshare", "nsenter", "swanctl", "tshark", "openssl"] {
         if !sh::have(tool) {
             bail!("{tool} is not installed: cargo xtask setup");
         }

@@ -60,6 +60,9 @@ impl Run {
             port: 7000,
         };
         run.configure()?;
+        if let Some(pki) = &run.setup.pki {
+            pki.make(run.lab.run_dir())?;
+        }
         if run.setup.role == Role::Responder {
             for address in &run.setup.client_addresses {
                 let client = run.lab.host(Host::Client);

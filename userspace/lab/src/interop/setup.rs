@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::pki::Pki;
 use crate::topology::{CLIENT_INNER, CLIENT_WAN, GATEWAY_WAN, Host, Middle, PROTECTED_NET};
 
 /// Mitregate's part in the first exchange. The initiator is the client, behind whatever stands in
@@ -101,7 +102,7 @@ impl Auth {
     /// By the shared secret.
     pub fn psk() -> Self {
         let toml = || "auth = \"psk\"".to_owned();
-        let conf = || "auth = psk".to_owned();
+        let conf = || "      auth = psk".to_owned();
         Auth {
             mitregate: [toml(), toml()],
             swan: [conf(), conf()],
@@ -124,6 +125,8 @@ pub struct Setup {
     pub children: Vec<Child>,
     /// Both sides.
     pub auth: Auth,
+    /// What certificates there are.
+    pub pki: Option<Pki>,
     /// The shared secret, as mitregate and strongSwan have it.
     pub secrets: [String; 2],
     /// Identities of mitregate and strongSwan.
@@ -156,6 +159,7 @@ impl Setup {
                 PROTECTED_NET,
             )],
             auth: Auth::psk(),
+            pki: None,
             secrets: both(secret),
             ids: ["mitregate@lab".to_owned(), "strongswan@lab".to_owned()],
             client_addresses: vec![format!("{CLIENT_INNER}/32")],
@@ -269,9 +273,9 @@ id = "{}"
             self.mitregate.daemon.replace("@RUN@", run),
             toml_list(&self.ike[0]),
             self.mitregate.connection,
-            self.auth.mitregate[0],
+            self.auth.mitregate[0].replace("@RUN@", run),
             self.ids[0],
-            self.auth.mitregate[1],
+            self.auth.mitregate[1].replace("@RUN@", run),
             self.ids[1],
         );
         for child in &self.children {
@@ -294,7 +298,12 @@ start_action = "{start}"
                 self.mitregate.child,
             );
         }
-        if self.auth == Auth::psk() {
+        if self
+            .auth
+            .mitregate
+            .iter()
+            .any(|lines| lines.contains("psk"))
+        {
             let _ = write!(
                 text,
                 "\n[secrets.{CONNECTION}]\nsecret_file = \"{run}/secret\"\n"
@@ -352,7 +361,7 @@ start_action = "{start}"
         }
         text += "    }\n  }\n}\n";
         text += &self.swan.other;
-        if self.auth == Auth::psk() {
+        if self.auth.swan.iter().any(|lines| lines.contains("psk")) {
             let _ = write!(
                 text,
                 "secrets {{

@@ -2,6 +2,7 @@
 
 mod algorithms;
 mod analyser;
+mod certificates;
 mod children;
 mod faults;
 mod rekeying;
@@ -98,6 +99,7 @@ impl Case {
 pub fn all() -> Vec<Case> {
     let mut cases = tunnel::cases();
     cases.extend(algorithms::cases());
+    cases.extend(certificates::cases());
     cases.extend(children::cases());
     cases.extend(rekeying::cases());
     cases.extend(faults::cases());
