@@ -311,8 +311,8 @@ impl IkeSa {
             }
             Some(notify) if notify.kind == NotifyType::TEMPORARY_FAILURE => {
                 wanted = match self.try_later(wanted, cx) {
-                    Ok(()) => return,
-                    Err(wanted) => wanted,
+                    None => return,
+                    Some(wanted) => wanted,
                 };
             }
             _ => {}
@@ -353,6 +353,9 @@ impl IkeSa {
         match self.check_answer(&wanted, groups, &nonces, payloads) {
             // Both rekey at once, and ours has the lowest nonce: it stops here.
             Ok(_) if wanted.loses_to_rival(&nonces) => self.release_spi(spi_in, cx),
+            Ok(_) if self.child_yields_to_awaited(replaces, &nonces, cx) => {
+                self.release_spi(spi_in, cx);
+            }
             Ok((agreed, shared)) => {
                 let series = Series::for_child(agreed, Some(wanted), shared, nonces);
                 if let Err(reason) = self.follow_up(series, payloads, cx) {
@@ -367,9 +370,9 @@ impl IkeSa {
     }
 
     /// The peer asked to try again later; gives it back when that was often enough.
-    pub(super) fn try_later(&mut self, wanted: Wanted, cx: &mut Ctx<'_>) -> Result<(), Wanted> {
+    pub(super) fn try_later(&mut self, wanted: Wanted, cx: &mut Ctx<'_>) -> Option<Wanted> {
         if wanted.refusals >= MAX_REFUSALS {
-            return Err(wanted);
+            return Some(wanted);
         }
         self.release_spi(wanted.spi_in, cx);
         self.tasks.push_back(Task {
@@ -381,7 +384,7 @@ impl IkeSa {
                 successors: wanted.successors,
             },
         });
-        Ok(())
+        None
     }
 
     /// The peer wants another group: once, and one that we offered (RFC 7296 §1.3).

@@ -219,13 +219,10 @@ impl IkeSa {
             Goal::Child {
                 agreed,
                 wanted: Some(wanted),
-            } => match self.try_later(*wanted, cx) {
-                Ok(()) => None,
-                Err(wanted) => Some(Goal::Child {
-                    agreed,
-                    wanted: Some(Box::new(wanted)),
-                }),
-            },
+            } => self.try_later(*wanted, cx).map(|wanted| Goal::Child {
+                agreed,
+                wanted: Some(Box::new(wanted)),
+            }),
             // RFC 7296 §2.8.2: the peer's own successor it is, then.
             Goal::Ike { .. } if self.take_rival(cx) => None,
             Goal::Ike {
@@ -358,6 +355,40 @@ impl IkeSa {
                 Err(_) => refuse(NotifyType::NO_PROPOSAL_CHOSEN),
             },
         }
+    }
+
+    /// Are further key exchanges of ours under way for a successor of this CHILD_SA?
+    pub(super) fn follows_up_for(&self, spi_in: Spi) -> bool {
+        self.outstanding.as_ref().is_some_and(
+            |request| matches!(&request.purpose, Purpose::FollowUp(f) if f.replaces(Some(spi_in))),
+        )
+    }
+
+    /// Where the peer has started a rekey of the same CHILD_SA too, and neither has a successor yet:
+    /// does ours, with these nonces, stop for it (RFC 9370 §2.2.4)? Else the peer's does.
+    pub(super) fn child_yields_to_awaited(
+        &mut self,
+        replaces: Option<Spi>,
+        nonces: &Nonces,
+        cx: &mut Ctx<'_>,
+    ) -> bool {
+        let same = |awaited: &mut Box<Awaited>| {
+            let Goal::Child { agreed, .. } = &awaited.series.goal else {
+                return false;
+            };
+            replaces.is_some() && agreed.replaces == replaces
+        };
+        let Some(awaited) = self.awaited.take_if(same) else {
+            return false;
+        };
+        if nonces.lowest() < awaited.series.nonces.lowest() {
+            self.awaited = Some(awaited);
+            return true;
+        }
+        if let Goal::Child { agreed, .. } = &awaited.series.goal {
+            self.release_spi(agreed.spi_in, cx);
+        }
+        false
     }
 
     /// Where the peer has started a rekey of the IKE SA too: does ours, with this lowest nonce, stop

@@ -145,6 +145,10 @@ impl IkeSa {
         if self.children[index].deleting || replaced {
             return temporary_failure();
         }
+        // RFC 9370 §2.2.4: nor one whose successor only lacks more key exchanges.
+        if self.follows_up_for(spi_in) {
+            return temporary_failure();
+        }
         // One that we are rekeying is: the nonces will tell which successor is redundant.
         if self.rekey_under_way(Some(spi_in)) {
             return Ok((config, spi_in));

@@ -194,6 +194,62 @@ fn both_rekey_the_ike_sa_at_once() {
 }
 
 #[test]
+fn both_rekey_the_child_at_once() {
+    let mut stopped = [0, 0];
+    for seed in 0..12 {
+        let mut world = quick().connected(seed);
+        for host in [CLIENT, SERVER] {
+            let spi = world.spi(host);
+            world.call(host, |sa, cx| sa.rekey_child(spi, cx)).unwrap();
+        }
+        world.settle();
+        world.assert_agree();
+        let follow_ups = [CLIENT, SERVER].map(|host| requests(&world, host, FOLLOWUP));
+        assert!(matches!(follow_ups, [0, 1] | [1, 0]), "{follow_ups:?}");
+        stopped[follow_ups[CLIENT]] += 1;
+        for host in [CLIENT, SERVER] {
+            assert_eq!(world.log(host)[2..], ["child net replaced"]);
+        }
+        assert_works(&mut world);
+    }
+    assert!(stopped[0] > 0 && stopped[1] > 0);
+}
+
+/// The peer's request comes when ours was answered and only lacks its second exchange:
+/// TEMPORARY_FAILURE, as RFC 9370 §2.2.4 has it.
+#[test]
+fn a_rekey_that_is_late() {
+    let mut world = quick().connected(241);
+    let [client, server] = [CLIENT, SERVER].map(|host| world.spi(host));
+    // The first message of all to come is the server's request: it takes its time.
+    world.special.insert(world.sent, vec![ms(45)]);
+    world
+        .call(SERVER, |sa, cx| sa.rekey_child(server, cx))
+        .unwrap();
+    world
+        .call(CLIENT, |sa, cx| sa.rekey_child(client, cx))
+        .unwrap();
+    // Both requests, the response to the client's, and the client's second exchange, then the
+    // server's request.
+    world.run_for(ms(70));
+    let answer = world.net.iter().find(|packet| packet.to == SERVER).unwrap();
+    let (answer, now) = (answer.bytes.clone(), world.now);
+    let opened = world.hosts[SERVER].sas[0].open(&answer, now).unwrap();
+    assert_eq!(
+        opened.unwrap().payloads.unwrap(),
+        [Payload::Notify(Notify::new(NotifyType::TEMPORARY_FAILURE))]
+    );
+    world.settle();
+    world.assert_agree();
+    for host in [CLIENT, SERVER] {
+        assert_eq!(world.log(host)[2..], ["child net replaced"]);
+    }
+    assert_eq!(requests(&world, CLIENT, FOLLOWUP), 1);
+    assert_eq!(requests(&world, SERVER, FOLLOWUP), 0);
+    assert_works(&mut world);
+}
+
+#[test]
 fn both_at_once_on_a_bad_network() {
     for seed in 0..60 {
         let mut setup = quick();
