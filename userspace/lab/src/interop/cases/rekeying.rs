@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     super::{
-        run::Run,
+        run::{Run, UNDER_WAY},
         setup::{CHILD, CONNECTION, Role, Setup},
     },
     Case,
@@ -207,7 +207,9 @@ fn ike_by_swan(run: &mut Run) -> Result<String> {
     Ok(format!("{counted}, over two rekeys"))
 }
 
-/// A whole new IKE SA beside the old one, which then goes. Make-before-break: nothing is lost.
+/// A whole new IKE SA beside the old one, which then goes. Make-before-break: nothing is lost, but for
+/// what is under way when strongSwan changes over: it drops the old pair of SAs as soon as its Delete is
+/// answered, or, with a virtual address, moves its route.
 fn reauth_by_mitregate(run: &mut Run) -> Result<String> {
     run.up()?;
     let streams = run.stream()?;
@@ -215,7 +217,7 @@ fn reauth_by_mitregate(run: &mut Run) -> Result<String> {
         let old = run.ike_sa()?;
         run.wait_new_ike(&old)?;
     }
-    let counted = streams.all_arrived()?;
+    let counted = streams.all_but(2 * UNDER_WAY)?;
     Ok(format!("{counted}, over two reauthentications"))
 }
 
@@ -228,7 +230,7 @@ fn reauth_by_swan(run: &mut Run) -> Result<String> {
             .swanctl(&["--rekey", "--ike", CONNECTION, "--reauth"])?;
         run.wait_new_ike(&old)?;
     }
-    let counted = streams.all_arrived()?;
+    let counted = streams.all_but(2 * UNDER_WAY)?;
     run.wait_settled()?;
     Ok(format!("{counted}, over two reauthentications"))
 }
