@@ -15,7 +15,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    build, ebpf, fuzz, lab,
+    build, ebpf, fuzz, interop, lab,
     setup::{self, Need},
     sh::{self, Logged},
 };
@@ -97,6 +97,7 @@ pub fn run(options: &Options) -> Result<()> {
     suite.cargo_tests()?;
     suite.bench()?;
     suite.fuzz(options.fuzz_seconds)?;
+    suite.interop()?;
     suite.demos()?;
     suite.report()
 }
@@ -187,6 +188,30 @@ impl Suite<'_> {
         Ok(())
     }
 
+    /// The few cases with strongSwan that take less than a minute; `cargo xtask interop` has all.
+    fn interop(&mut self) -> Result<()> {
+        if !self.wanted("interop") || !self.attempt("interop-build", || interop::prepare(false)) {
+            return Ok(());
+        }
+        let json = json_path("interop")?;
+        let mut quick = interop::command(false);
+        quick.args(["--quick", "--json"]).arg(&json);
+        quick.arg("--logs").arg(json.with_extension("logs"));
+        self.step("interop-quick", &mut quick, |run| {
+            let rows = fs::read(&json).ok();
+            let rows = rows.and_then(|text| serde_json::from_slice::<Vec<Value>>(&text).ok());
+            let rows = rows.unwrap_or_default();
+            let passed = rows.iter().filter(|row| row["ok"] == true).count();
+            let failed = rows.len() - passed;
+            Count {
+                passed: u64::try_from(passed).unwrap_or(0),
+                // It failed without a failed case: it did not get so far.
+                failed: u64::try_from(failed).unwrap_or(1).max(u64::from(!run.ok)),
+                ignored: 0,
+            }
+        })
+    }
+
     /// The real thing, in both encapsulations; then without the tunnel's routes, where nothing but
     /// the leak check may find fault.
     fn demos(&mut self) -> Result<()> {
@@ -196,12 +221,12 @@ impl Suite<'_> {
         if !self.attempt("demo-build", lab::prepare) {
             return Ok(());
         }
-        self.check("demo-auto", &mut demo("auto", &json_path("auto")?))?;
+        self.check("demo-auto", &mut demo("auto", &json_path("demo-auto")?))?;
         // Plain ESP with the other provider and the other kind of cipher.
-        let mut esp = demo("esp", &json_path("esp")?);
+        let mut esp = demo("esp", &json_path("demo-esp")?);
         esp.args(["--provider", "rustcrypto", "--suite", "chacha20poly1305"]);
         self.check("demo-esp", &mut esp)?;
-        let json = json_path("leak")?;
+        let json = json_path("demo-leak")?;
         let mut leak = demo("udp", &json);
         leak.args(["--without-routes", "--seconds", "1"]);
         println!("    (the next demo is to fail)");
@@ -279,11 +304,11 @@ fn demo(encap: &str, json: &Path) -> Command {
     demo
 }
 
-/// A fresh place for a demo's report.
+/// A fresh place for a report.
 fn json_path(name: &str) -> Result<std::path::PathBuf> {
     let dir = sh::target_dir().join("xtask");
     fs::create_dir_all(&dir)?;
-    let path = dir.join(format!("demo-{name}.json"));
+    let path = dir.join(format!("{name}.json"));
     let _ = fs::remove_file(&path);
     Ok(path)
 }

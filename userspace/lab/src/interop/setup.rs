@@ -123,6 +123,8 @@ pub struct Setup {
     pub esp: [String; 2],
     /// At least one.
     pub children: Vec<Child>,
+    /// The client's outer address may change: neither side is told it.
+    pub roams: bool,
     /// Both sides.
     pub auth: Auth,
     /// What certificates there are.
@@ -158,6 +160,7 @@ impl Setup {
                 &format!("{CLIENT_INNER}/32"),
                 PROTECTED_NET,
             )],
+            roams: false,
             auth: Auth::psk(),
             pki: None,
             secrets: both(secret),
@@ -236,6 +239,10 @@ dns = [\"10.2.0.53\"]
         let client = self.role == Role::Initiator;
         let remote = if client { remote } else { "%any" };
         let role = if client { "client" } else { "server" };
+        let local = match self.roams && client {
+            true => String::new(),
+            false => format!("local_addrs = [\"{local}\"]"),
+        };
         let addresses = if client {
             format!("addresses = {:?}", self.client_addresses)
         } else {
@@ -257,7 +264,7 @@ mtu = 1400
 
 [connections.{CONNECTION}]
 role = "{role}"
-local_addrs = ["{local}"]
+{local}
 remote_addrs = ["{remote}"]
 proposals = {}
 {}
@@ -318,6 +325,10 @@ start_action = "{start}"
         let remote = match self.role {
             Role::Initiator => "%any",
             Role::Responder => remote,
+        };
+        let local = match self.roams && self.role == Role::Responder {
+            true => "%any",
+            false => local,
         };
         let mut text = format!(
             "connections {{
