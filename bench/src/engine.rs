@@ -17,9 +17,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use mitregate_dataplane::{
-    Command, DfPolicy, DscpPolicy, Epoch, EpochConfig, Event, Fate, Hop, InnerLink, Memory,
-    OuterAddrs, OuterHeader, PortSet, Selectors, SoftLimits, Tunnel, Worker, WorkerConfig,
-    WorkerHandle, unattended,
+    Command, DfPolicy, DscpPolicy, Epoch, EpochConfig, Event, Fate, Hop, InnerLink, Limits, Memory,
+    OuterAddrs, OuterHeader, PortSet, Selectors, Tunnel, Worker, WorkerConfig, WorkerHandle,
+    unattended,
 };
 use mitregate_esp::{
     CipherSuite, EpochId, HEADROOM, InboundSa, OutboundSa, Provider, SaCounters, SaKey, TunnelId,
@@ -293,7 +293,8 @@ impl Bench {
             selectors: selectors.clone(),
             outer: Some(outer),
             counters: Arc::new(SaCounters::default()),
-            soft: SoftLimits::default(),
+            soft: Limits::default(),
+            hard: Limits::default(),
         });
         self.command(Command::AddTunnel(Tunnel::new(tunnel, selectors, 0)))?;
         self.command(Command::Install(epoch))?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use mitregate_dataplane::{
     Command, DfPolicy, DscpPolicy, Epoch, EpochConfig, Fate, Hop, InnerLink, Memory, OuterAddrs,
-    OuterHeader, PortSet, Selectors, SoftLimits, Tunnel, UdpPorts, Worker, WorkerConfig,
+    OuterHeader, PortSet, Selectors, Limits, Tunnel, UdpPorts, Worker, WorkerConfig,
     WorkerHandle, unattended,
 };
 use mitregate_esp::{
@@ -142,7 +142,8 @@ impl Rig {
                 mtu: 1500,
             }),
             counters: Arc::new(SaCounters::default()),
-            soft: SoftLimits::default(),
+            soft: Limits::default(),
+            hard: Limits::default(),
         });
         let mut rig = Self {
             worker,

@@ -83,6 +83,13 @@ pub enum DataEvent<'a> {
         /// The SA's epoch.
         epoch: EpochId,
     },
+    /// The outbound SA reached a hard limit: it seals no more.
+    HardLimit {
+        /// The SA's tunnel.
+        tunnel: TunnelId,
+        /// The SA's epoch.
+        epoch: EpochId,
+    },
 }
 
 /// What an operator asks for. Tunnels are named by their child, or as `connection/child` where a child's
@@ -215,6 +222,10 @@ pub struct Install {
     pub soft_bytes: u64,
     /// Whether to report [`DataEvent::Moved`].
     pub tell_moves: bool,
+    /// Packets to seal at all.
+    pub hard_packets: u64,
+    /// Inner bytes to seal at all.
+    pub hard_bytes: u64,
     /// Written by the worker, read here.
     pub counters: Arc<SaCounters>,
 }

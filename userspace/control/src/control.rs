@@ -227,6 +227,11 @@ impl Control {
                     self.rekey_due(now, at, epoch);
                 }
             }
+            DataEvent::HardLimit { tunnel, epoch } => {
+                if let Some(at) = self.tunnel_at(tunnel) {
+                    self.epoch_expired(now, at, epoch);
+                }
+            }
         }
         self.settle(now);
     }

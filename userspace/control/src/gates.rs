@@ -87,6 +87,8 @@ impl Control {
             soft_bytes: if rekeys { soft.bytes } else { UNLIMITED },
             tell_moves: !caps.esp_echo
                 && self.connections[index].config.mobility.follow == Follow::Any,
+            hard_packets: lifetime.life_packets,
+            hard_bytes: lifetime.life_bytes,
             counters: Arc::clone(&counters),
         };
         tunnel.epochs.insert(
@@ -319,14 +321,21 @@ impl Control {
                 continue;
             }
             if expired {
-                warn!(tunnel = self.tunnels[at].name, %epoch, "epoch expired before it was replaced");
-                // Whatever the peer says: it must not be used any longer.
-                self.tell_deleted(now, at, epoch);
+                self.epoch_expired(now, at, epoch);
             } else if rekey {
                 self.rekey_due(now, at, epoch);
             }
         }
         self.look_idle(now, at);
+    }
+
+    /// An epoch has reached a hard limit. Whatever the peer says: it must not be used any longer.
+    pub(crate) fn epoch_expired(&mut self, now: Duration, at: usize, epoch: EpochId) {
+        let tunnel = &self.tunnels[at];
+        if tunnel.epochs.contains_key(&epoch) {
+            warn!(tunnel = tunnel.name, %epoch, "epoch expired before it was replaced");
+            self.tell_deleted(now, at, epoch);
+        }
     }
 
     /// Removes an epoch here and now, and tells the peer.

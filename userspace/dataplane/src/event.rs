@@ -74,6 +74,14 @@ pub enum Event {
         /// The SA's epoch.
         epoch: EpochId,
     },
+    /// A packet was dropped because the outbound SA has reached a hard limit, or the end of its
+    /// sequence numbers. Once per epoch.
+    HardLimit {
+        /// The SA's tunnel.
+        tunnel: TunnelId,
+        /// The SA's epoch.
+        epoch: EpochId,
+    },
     /// An epoch was removed; to be dropped by the control thread.
     Retired {
         /// With the last state of both SAs.

@@ -84,6 +84,8 @@ fates! {
     HoldOverflow = "hold_overflow",
     /// Held packet whose tunnel was removed.
     HoldDropped = "hold_dropped",
+    /// Inner packet for an SA that has sent all it may, in packets or bytes (RFC 4301 §4.4.2.1).
+    LifetimeOver = "lifetime_over",
     /// Packet for an SA whose sequence numbers are used up (RFC 4303 §3.3.3).
     SeqCycled = "seq_cycled",
     /// Control packet for an epoch that is gone.

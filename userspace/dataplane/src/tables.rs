@@ -66,16 +66,16 @@ impl Tunnel {
     }
 }
 
-/// When to raise [`Event::SoftLimit`](crate::Event::SoftLimit); `u64::MAX` for never.
+/// Limits of an outbound SA; `u64::MAX` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SoftLimits {
+pub struct Limits {
     /// Packets sealed.
     pub packets: u64,
     /// Bytes of inner packets sealed.
     pub bytes: u64,
 }
 
-impl Default for SoftLimits {
+impl Default for Limits {
     fn default() -> Self {
         Self {
             packets: u64::MAX,
@@ -84,10 +84,17 @@ impl Default for SoftLimits {
     }
 }
 
-impl SoftLimits {
+impl Limits {
     #[inline]
     pub(crate) fn is_passed(&self, counters: &SaCounters) -> bool {
         counters.packets_out.get() > self.packets || counters.bytes_out.get() > self.bytes
+    }
+
+    /// May one more packet of this length be sealed?
+    #[inline]
+    pub(crate) fn allows(&self, counters: &SaCounters, len: u64) -> bool {
+        counters.packets_out.get() < self.packets
+            && counters.bytes_out.get().saturating_add(len) <= self.bytes
     }
 }
 
@@ -107,8 +114,11 @@ pub struct EpochConfig {
     pub outer: Option<OuterHeader>,
     /// Shared with the control plane.
     pub counters: Arc<SaCounters>,
-    /// When to ask for a rekey.
-    pub soft: SoftLimits,
+    /// Beyond them [`Event::SoftLimit`](crate::Event::SoftLimit) asks for a rekey.
+    pub soft: Limits,
+    /// Beyond them no data is sealed (RFC 4301 §4.4.2.1), and
+    /// [`Event::HardLimit`](crate::Event::HardLimit) says so.
+    pub hard: Limits,
 }
 
 /// One generation of a tunnel: a pair of SAs.
@@ -122,9 +132,11 @@ pub struct Epoch {
     pub(crate) soft_told: bool,
     /// When to raise Moved again, in nanoseconds; `None`: never.
     pub(crate) tell_moves: Option<u64>,
+    pub(crate) hard_told: bool,
     /// Whether its selectors are not those of its tunnel, so that they have to be asked too.
     pub(crate) narrowed: bool,
-    pub(crate) soft: SoftLimits,
+    pub(crate) soft: Limits,
+    pub(crate) hard: Limits,
     pub(crate) selectors: Rules,
     pub(crate) counters: Arc<SaCounters>,
     pub(crate) tunnel: TunnelId,
@@ -142,8 +154,10 @@ impl Epoch {
             heard_data: false,
             soft_told: false,
             tell_moves: None,
+            hard_told: false,
             narrowed: true,
             soft: config.soft,
+            hard: config.hard,
             selectors: Rules::new(config.selectors),
             counters: config.counters,
             tunnel: config.tunnel,

@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use mitregate_dataplane::{Command, Epoch, Event, Fate, Hop, OuterHeader, Selectors, SoftLimits};
+use mitregate_dataplane::{Command, Epoch, Event, Fate, Hop, Limits, OuterHeader, Selectors};
 use mitregate_esp::{
     CipherSuite, EpochId, OutboundSa, OutboundState, Provider, WorkerId, aead::Aead,
 };
@@ -561,6 +561,27 @@ fn seq_cycled(provider: Provider) {
     rig.expect(&[(Fate::Sealed, 1), (Fate::SeqCycled, 1)]);
 }
 
+over_both!(lifetime_over);
+fn lifetime_over(provider: Provider) {
+    for (packets, bytes) in [(2, u64::MAX), (u64::MAX, 2 * up(b"x").len() as u64)] {
+        let (mut rig, _) = client_with(provider, |epoch| {
+            epoch.hard = Limits { packets, bytes };
+        });
+        for _ in 0..5 {
+            rig.inner_in(&up(b"x"));
+        }
+        let hard = |e: &Event| matches!(e, Event::HardLimit { epoch, .. } if *epoch == EpochId(1));
+        assert_eq!(rig.events().iter().filter(|e| hard(e)).count(), 1);
+        // Control packets still go: they end it in good order.
+        rig.send(send_inner(&rig, 1, b"ping"));
+        rig.expect(&[
+            (Fate::Sealed, 2),
+            (Fate::LifetimeOver, 3),
+            (Fate::ControlSent, 1),
+        ]);
+    }
+}
+
 over_both!(no_epoch);
 fn no_epoch(provider: Provider) {
     let (mut rig, _) = client(provider);
@@ -669,7 +690,7 @@ fn no_frames(provider: Provider) {
 over_both!(soft_limit_is_told_once);
 fn soft_limit_is_told_once(provider: Provider) {
     let (mut rig, _) = client_with(provider, |epoch| {
-        epoch.soft = SoftLimits {
+        epoch.soft = Limits {
             packets: 2,
             bytes: u64::MAX,
         }

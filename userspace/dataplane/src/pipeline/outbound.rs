@@ -103,7 +103,15 @@ fn seal_data(
     } else {
         protocol::IPV4
     };
-    let range = seal(epoch, chunk, outgoing.range(), next_header, carried)?;
+    let sealed = if epoch.hard.allows(&epoch.counters, ip.len as u64) {
+        seal(epoch, chunk, outgoing.range(), next_header, carried)
+    } else {
+        Err(Fate::LifetimeOver)
+    };
+    if let Err(Fate::LifetimeOver | Fate::SeqCycled) = sealed {
+        tell_hard_limit(epoch, events);
+    }
+    let range = sealed?;
     let counters = &epoch.counters;
     counters.packets_out.add(1);
     counters.bytes_out.add(ip.len as u64);
@@ -115,6 +123,16 @@ fn seal_data(
         });
     }
     Ok(range)
+}
+
+#[cold]
+fn tell_hard_limit(epoch: &mut Epoch, events: &mut Events) {
+    if !epoch.hard_told {
+        epoch.hard_told = events.offer(Event::HardLimit {
+            tunnel: epoch.tunnel,
+            epoch: epoch.id,
+        });
+    }
 }
 
 impl Pipeline {

@@ -9,9 +9,9 @@
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use mitregate_dataplane::{
-    Command, DfPolicy, DscpPolicy, Epoch, EpochConfig, Event, Fate, Hop, InnerLink, Memory,
-    OuterAddrs, OuterHeader, PortSet, Selectors, SoftLimits, Tunnel, UdpPorts, Worker,
-    WorkerConfig, WorkerHandle, unattended,
+    Command, DfPolicy, DscpPolicy, Epoch, EpochConfig, Event, Fate, Hop, InnerLink, Limits, Memory,
+    OuterAddrs, OuterHeader, PortSet, Selectors, Tunnel, UdpPorts, Worker, WorkerConfig,
+    WorkerHandle, unattended,
 };
 use mitregate_esp::{
     CipherSuite, EpochId, InboundSa, OutboundSa, Provider, SaCounters, SaKey, TunnelId, WorkerId,
@@ -306,7 +306,8 @@ pub fn epoch_pair(
         selectors: client_selectors(),
         outer: Some(outer_header(CLIENT, GATEWAY, udp)),
         counters: Arc::new(SaCounters::default()),
-        soft: SoftLimits::default(),
+        soft: Limits::default(),
+        hard: Limits::default(),
     };
     let gateway = EpochConfig {
         tunnel: TUNNEL,
@@ -316,7 +317,8 @@ pub fn epoch_pair(
         selectors: reversed(&client_selectors()),
         outer: Some(outer_header(GATEWAY, CLIENT, udp)),
         counters: Arc::new(SaCounters::default()),
-        soft: SoftLimits::default(),
+        soft: Limits::default(),
+        hard: Limits::default(),
     };
     (client, gateway)
 }

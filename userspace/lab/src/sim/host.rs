@@ -10,7 +10,7 @@ use mitregate_control::{
 };
 use mitregate_dataplane::{
     Census, Command, ControlBuf, DfPolicy, DscpPolicy, Epoch, EpochConfig, Event, Fate, Hop,
-    InnerLink, Memory, OuterAddrs, OuterHeader, PortSet, Refusal, Returned, Selectors, SoftLimits,
+    InnerLink, Limits, Memory, OuterAddrs, OuterHeader, PortSet, Refusal, Returned, Selectors,
     Tunnel, UdpPorts, Worker, WorkerConfig, WorkerHandle, unattended,
 };
 use mitregate_wire::MacAddr;
@@ -263,9 +263,13 @@ impl Host {
                     },
                     outer: Some(outer_header(&install.outer)),
                     counters: install.counters,
-                    soft: SoftLimits {
+                    soft: Limits {
                         packets: install.soft_packets,
                         bytes: install.soft_bytes,
+                    },
+                    hard: Limits {
+                        packets: install.hard_packets,
+                        bytes: install.hard_bytes,
                     },
                 });
                 Command::Install(match install.tell_moves {
@@ -369,6 +373,10 @@ impl Host {
             },
             Event::DataWaiting { tunnel } => DataEvent::DataWaiting { tunnel: *tunnel },
             Event::SoftLimit { tunnel, epoch } => DataEvent::SoftLimit {
+                tunnel: *tunnel,
+                epoch: *epoch,
+            },
+            Event::HardLimit { tunnel, epoch } => DataEvent::HardLimit {
                 tunnel: *tunnel,
                 epoch: *epoch,
             },

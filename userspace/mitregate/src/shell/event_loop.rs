@@ -8,7 +8,7 @@ use mitregate_control::{
     Command as ControlCommand, Control, ControlEvent, DataEvent, Datagram, Install, Output, Ticket,
 };
 use mitregate_dataplane::{
-    Command, Epoch, EpochConfig, Event, Refusal, Returned, Selectors, SoftLimits, Stopped, Tunnel,
+    Command, Epoch, EpochConfig, Event, Limits, Refusal, Returned, Selectors, Stopped, Tunnel,
 };
 use mitregate_wire::WireError;
 use mitregate_wire::frame::parse_udp;
@@ -209,6 +209,8 @@ impl EventLoop {
                     soft_packets,
                     soft_bytes,
                     tell_moves,
+                    hard_packets,
+                    hard_bytes,
                     counters,
                 } = *install;
                 let header = egress.install(tunnel, epoch, outer).await;
@@ -223,9 +225,13 @@ impl EventLoop {
                     },
                     outer: header,
                     counters,
-                    soft: SoftLimits {
+                    soft: Limits {
                         packets: soft_packets,
                         bytes: soft_bytes,
+                    },
+                    hard: Limits {
+                        packets: hard_packets,
+                        bytes: hard_bytes,
                     },
                 });
                 let epoch = if tell_moves {
@@ -376,6 +382,10 @@ impl EventLoop {
             Event::SoftLimit { tunnel, epoch } => {
                 self.control
                     .handle_dataplane(now, DataEvent::SoftLimit { tunnel, epoch });
+            }
+            Event::HardLimit { tunnel, epoch } => {
+                self.control
+                    .handle_dataplane(now, DataEvent::HardLimit { tunnel, epoch });
             }
             // Dropped here, not by the worker: keys are wiped, memory is freed.
             Event::Retired { .. } | Event::Removed { .. } => {}
