@@ -100,6 +100,7 @@ mod tests {
             peer_echo: true,
             initiated: false,
             replaces: None,
+            redundant: false,
         };
         gate.handle(now, Input::Installed(installed), &mut rng);
         // A server waits for the client's ping.

@@ -578,6 +578,7 @@ fn a_rekey_of_ours_that_a_peer_without_echo_answered_ends_with_our_delete() {
                 peer_echo: false,
                 initiated: n == 2,
                 replaces,
+                redundant: false,
             };
             gate.handle(now, Input::Installed(installed), &mut rng);
         }
