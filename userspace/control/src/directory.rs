@@ -5,7 +5,9 @@ use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mitregate_gate::Role;
-use mitregate_ike::{Announce, Directory, IdPattern, Identity, IkeConfig, Mobike, PeerRekey};
+use mitregate_ike::{
+    Announce, Directory, IdPattern, Identity, IkeConfig, Mobike, PeerRekey, RemoteAuth,
+};
 
 use crate::ConnectionConfig;
 
@@ -129,6 +131,30 @@ impl Directory for Responders {
         remote_id: &Identity,
         local_id: Option<&Identity>,
     ) -> Option<Arc<IkeConfig>> {
+        self.choose(local, remote, remote_id, local_id, None)
+    }
+
+    fn by_proof(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        remote_id: &Identity,
+        local_id: Option<&Identity>,
+        signed: bool,
+    ) -> Option<Arc<IkeConfig>> {
+        self.choose(local, remote, remote_id, local_id, Some(signed))
+    }
+}
+
+impl Responders {
+    fn choose(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        remote_id: &Identity,
+        local_id: Option<&Identity>,
+        signed: Option<bool>,
+    ) -> Option<Arc<IkeConfig>> {
         let fits = |responder: &&Responder| {
             let config = &responder.config;
             let expected = config.remote_id.as_ref();
@@ -137,13 +163,97 @@ impl Directory for Responders {
         };
         // A connection for just this peer comes before one for some, and that before one for
         // anybody; of equals the first.
+        // Before all that comes one that wants the proof that the peer gives.
         let precision = |responder: &&Responder| {
-            let id = responder.config.remote_id.as_ref();
-            Reverse(id.map(IdPattern::precision))
+            let config = &responder.config;
+            let wants_signature = matches!(config.remote_auth, RemoteAuth::Pubkey(_));
+            let another = signed.is_some_and(|signed| signed != wants_signature);
+            let id = config.remote_id.as_ref();
+            (another, Reverse(id.map(IdPattern::precision)))
         };
         self.at(local, remote)
             .filter(fits)
             .min_by_key(precision)
             .map(|responder| responder.config.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mitregate_ike::cert::{AuthRule, Revocation, TrustStore};
+    use mitregate_ike::{Childless, Fragmentation, LocalAuth, Psk, Retransmit};
+
+    fn responder(name: &str, local: &str, remote: Option<&str>, signed: bool) -> Responder {
+        let psk = Psk::new(b"secret".to_vec().into());
+        let trust = TrustStore::new(
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+            Revocation::Relaxed,
+            AuthRule::default(),
+        );
+        let config = IkeConfig {
+            name: name.to_owned(),
+            local_id: local.parse().unwrap(),
+            remote_id: remote.map(|id| id.parse().unwrap()),
+            local_auth: LocalAuth::Psk(psk.clone()),
+            remote_auth: match signed {
+                true => RemoteAuth::Pubkey(Arc::new(trust.unwrap())),
+                false => RemoteAuth::Psk(psk),
+            },
+            proposals: Vec::new(),
+            children: Vec::new(),
+            encap: mitregate_ike::EncapMode::Auto,
+            retransmit: Retransmit::default(),
+            fragmentation: Fragmentation::default(),
+            announce: Announce::default(),
+            peer_rekey: PeerRekey::Accept,
+            vips: Vec::new(),
+            assigns: false,
+            childless: Childless::Allow,
+            initial_contact: false,
+            mobike: Mobike::default(),
+        };
+        Responder {
+            local_addrs: Vec::new(),
+            remote_addrs: Vec::new(),
+            config: Arc::new(config),
+        }
+    }
+
+    #[test]
+    fn the_connection_that_fits_a_peer_best() {
+        let responders = Responders(vec![
+            responder("any", "gw.lab", None, true),
+            responder("secret", "gw.lab", None, false),
+            responder("lab", "gw.lab", Some("*@lab"), true),
+            responder("sub", "gw.lab", Some("*@sub.lab"), true),
+            responder("names", "gw.lab", Some("C=CH, O=Lab, CN=*"), true),
+            responder("one", "gw.lab", Some("a@lab"), true),
+            responder("other", "gw2.lab", Some("*@lab"), true),
+        ]);
+        let address = "192.0.2.1:500".parse().unwrap();
+        let chosen = |peer: &str, us: Option<&str>, signed| {
+            let us = us.map(|us| us.parse().unwrap());
+            let peer = peer.parse().unwrap();
+            let found = responders.by_proof(address, address, &peer, us.as_ref(), signed);
+            found.map(|config| config.name.clone()).unwrap_or_default()
+        };
+        for (peer, us, signed, name) in [
+            ("a@lab", None, true, "one"),
+            ("b@lab", None, true, "lab"),
+            ("b@sub.lab", None, true, "sub"),
+            ("b@lab", Some("GW2.lab"), true, "other"),
+            ("b@lab", Some("gw3.lab"), true, ""),
+            ("c=ch, o=lab, cn=x", None, true, "names"),
+            ("C=DE, O=Lab, CN=x", None, true, "any"),
+            ("a@lab", None, false, "secret"),
+            ("x.lab", None, false, "secret"),
+            // Better to fail by the wrong proof than to know nobody.
+            ("b@lab", Some("gw2.lab"), false, "other"),
+        ] {
+            assert_eq!(chosen(peer, us, signed), name, "{peer} {us:?} {signed}");
+        }
     }
 }

@@ -331,4 +331,19 @@ pub trait Directory: Send + Sync {
         remote_id: &Identity,
         local_id: Option<&Identity>,
     ) -> Option<Arc<IkeConfig>>;
+
+    /// The same for a peer that proves its identity by a signature (`signed`), or by a shared secret:
+    /// of those that fit, one that wants just that comes first. Unless it is overridden, the kind of
+    /// proof makes no difference.
+    fn by_proof(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        remote_id: &Identity,
+        local_id: Option<&Identity>,
+        signed: bool,
+    ) -> Option<Arc<IkeConfig>> {
+        let _ = signed;
+        self.by_identity(local, remote, remote_id, local_id)
+    }
 }

@@ -243,7 +243,7 @@ fn private_keys_are_private_and_plain() {
 #[test]
 fn what_is_about_to_expire_is_a_warning() {
     let files = Files::new();
-    let (ca, key) = (authority("ca"), key());
+    let (ca, key) = (authority("elsewhere"), key());
     let mut params = named("gw");
     params.not_after = date_time_ymd(2020, 1, 1);
     files.write("gw.key", 0o600, &key.serialize_pem());

@@ -341,9 +341,11 @@ impl IkeSa {
         let proof = find!(payloads, Payload::Authentication(auth) => auth)
             .ok_or(Reason::AuthenticationFailed)?;
         let wanted_id = find!(payloads, Payload::IdR(id) => Identity::from(id));
+        let (local, remote) = (self.local, self.remote);
+        let signed = proof.method != AuthMethod::SHARED_KEY_MIC;
         self.config = state
             .directory
-            .by_identity(self.local, self.remote, peer_id, wanted_id.as_ref())
+            .by_proof(local, remote, peer_id, wanted_id.as_ref(), signed)
             .ok_or(Reason::UnknownIdentity)?;
         let suite = self
             .keys

@@ -176,7 +176,8 @@ fn connection(
         // A wrong id was told already.
         Some(None) => (None, None),
         given if !local_is_psk => {
-            pubkey::local(check, &local_at, &connection.local, given.flatten()).unzip()
+            let (local, remote) = (&connection.local, &connection.remote);
+            pubkey::local(check, &local_at, local, remote, given.flatten()).unzip()
         }
         Some(id) => (id, None),
         None => match local_addrs.first() {

@@ -32,11 +32,12 @@ pub(super) fn method(given: Option<&String>, has_certificates: bool) -> &str {
 }
 
 /// How we prove who we are. `id` is what the configuration says of that; without it, it is the
-/// subject of the first certificate.
+/// subject of the first certificate. `remote` has authorities that may be ours, too.
 pub(super) fn local(
     check: &mut Check<'_>,
     at: &FieldPath,
     entry: &file::Local,
+    remote: &file::Remote,
     id: Option<Identity>,
 ) -> Option<(Identity, LocalAuth)> {
     let rule = rule(check, at, method(entry.auth.as_ref(), true))?;
@@ -61,6 +62,16 @@ pub(super) fn local(
     let authorities = files(check, &at.key("cacerts"), &entry.cacerts, certificates)?;
     let keys = keys(check, &at.key("keys"), &entry.keys)?;
     let mut keys: Vec<_> = keys.into_iter().map(Some).collect();
+    let known: Vec<_> = remote
+        .cacerts
+        .iter()
+        // What is wrong with these is told at their own place.
+        .filter_map(|path| {
+            let bytes = secret::read_public(&check.source.beside(path), MAX_FILE).ok()?;
+            certificates(&bytes).ok()
+        })
+        .flatten()
+        .collect();
     let mut list = Vec::new();
     for (index, chain) in chains.iter().enumerate() {
         let at = at.key("certs").index(index);
@@ -102,7 +113,7 @@ pub(super) fn local(
             continue;
         };
         look_at_time(check, &at, credential.chain());
-        look_at_chain(check, &at, own, &others);
+        look_at_chain(check, &at, own, &[others, known.clone()].concat());
         list.push(credential);
     }
     let first = list.first()?.certificate();
@@ -295,7 +306,7 @@ fn look_at_time(check: &mut Check<'_>, at: &FieldPath, certificates: &[Certifica
 /// highest certificate that is has to do.
 fn look_at_chain(check: &mut Check<'_>, at: &FieldPath, own: &Certificate, others: &[Certificate]) {
     let authorities: Vec<_> = others.iter().filter(|one| one.is_ca()).cloned().collect();
-    if authorities.is_empty() {
+    if authorities.iter().all(|one| one.subject() != own.issuer()) {
         if !own.is_self_issued() {
             let message = format!(
                 "the certificate \"{}\" was issued by \"{}\", of which there is no certificate \
