@@ -180,7 +180,7 @@ impl Control {
             self.gate(now, at, Input::PathChanged);
         }
         for id in self.client_sessions() {
-            self.with_ike(now, id, IkeSa::check_liveness);
+            self.with_ike(now, id, IkeSa::path_changed);
         }
     }
 

@@ -19,20 +19,46 @@ const ESP: i32 = 50;
 const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
 /// Held open while the daemon runs.
-pub struct Placeholders(#[allow(dead_code)] Vec<Socket>);
+pub struct Placeholders(Vec<Held>);
+
+struct Held {
+    address: IpAddr,
+    /// Only held open.
+    _sockets: [Socket; 3],
+}
 
 impl Placeholders {
     /// On each of these addresses of ours.
     pub fn bind(addresses: &[IpAddr]) -> Result<Self> {
-        let mut sockets = Vec::new();
-        for address in addresses {
-            for port in [IKE_PORT, NAT_PORT] {
-                sockets.push(udp(*address, port)?);
-            }
-            sockets.push(raw(*address)?);
-        }
-        Ok(Self(sockets))
+        let held = addresses.iter().map(|address| hold(*address));
+        Ok(Self(held.collect::<Result<_>>()?))
     }
+
+    /// On these from now on. An address that cannot be bound yet (IPv6 still looks for duplicates)
+    /// works without.
+    pub fn follow(&mut self, addresses: &[IpAddr]) {
+        self.0.retain(|held| addresses.contains(&held.address));
+        for address in addresses {
+            if self.0.iter().any(|held| held.address == *address) {
+                continue;
+            }
+            match hold(*address) {
+                Ok(held) => self.0.push(held),
+                Err(error) => tracing::debug!("no placeholder sockets: {error:#}"),
+            }
+        }
+    }
+}
+
+fn hold(address: IpAddr) -> Result<Held> {
+    Ok(Held {
+        address,
+        _sockets: [
+            udp(address, IKE_PORT)?,
+            udp(address, NAT_PORT)?,
+            raw(address)?,
+        ],
+    })
 }
 
 fn udp(address: IpAddr, port: u16) -> Result<Socket> {

@@ -229,6 +229,18 @@ impl IkeSa {
         true
     }
 
+    /// The way to the peer may be another one (a route, a suspend): what is under way goes out once
+    /// more at once, or else a liveness check.
+    pub fn path_changed(&mut self, cx: &mut Ctx<'_>) {
+        match &self.outstanding {
+            Some(request) => {
+                let datagrams = request.datagrams.clone();
+                self.transmit(self.local, self.remote, &datagrams);
+            }
+            None => self.check_liveness(cx),
+        }
+    }
+
     /// Sends what is under way again, along the new way (RFC 4555 §3.5), and what is next.
     fn resume(&mut self, cx: &mut Ctx<'_>) {
         self.repeat_now(cx);

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use mitregate_classifier::ModeRequest;
-use mitregate_control::{Config, PoolConfig};
+use mitregate_control::{Config, ConnectionConfig, PoolConfig};
 use mitregate_wire::TrafficSelector;
 use zeroize::Zeroizing;
 
@@ -169,10 +169,20 @@ impl Settings {
 
     /// The addresses that connections name as ours.
     pub fn local_addresses(&self) -> Vec<IpAddr> {
+        self.addresses(|_| true)
+    }
+
+    /// The same without those that are only what the outer interface has.
+    pub fn configured_addresses(&self) -> Vec<IpAddr> {
+        self.addresses(|connection| !connection.mobility.any_local)
+    }
+
+    fn addresses(&self, which: impl Fn(&&ConnectionConfig) -> bool) -> Vec<IpAddr> {
         let mut addresses: Vec<IpAddr> = self
             .control
             .connections
             .iter()
+            .filter(which)
             .flat_map(|connection| connection.local_addrs.iter().copied())
             .collect();
         addresses.sort_unstable();

@@ -39,8 +39,10 @@ pub struct Path {
 /// What the events of the kernel say about us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Routes or addresses changed: [`NextHops::refresh`].
+    /// Routes changed: [`NextHops::refresh`].
     Routes,
+    /// The outer interface's addresses changed.
+    Addresses,
     /// A neighbour in use changed: [`NextHops::apply_neighbours`].
     Neighbours,
     /// The outer interface itself changed (address, MTU, up or down).
@@ -176,6 +178,11 @@ impl NextHops {
             }
             RouteNetlinkMessage::NewNeighbour(message) => self.note_neighbour(message, false),
             RouteNetlinkMessage::DelNeighbour(message) => self.note_neighbour(message, true),
+            RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message)
+                if message.header.index == self.outer.index =>
+            {
+                Some(Change::Addresses)
+            }
             RouteNetlinkMessage::NewRoute(_)
             | RouteNetlinkMessage::DelRoute(_)
             | RouteNetlinkMessage::NewAddress(_)

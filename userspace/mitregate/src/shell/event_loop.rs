@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedSender};
 
+use super::addresses::Addresses;
 use super::calls::{self, Calls, Subject};
 use super::egress::Egress;
 use super::key_files::KeyFiles;
@@ -52,6 +53,7 @@ pub struct EventLoop {
     egress: Egress,
     guard: Guard,
     key_files: Option<KeyFiles>,
+    addresses: Addresses,
     calls: Calls,
     timer: Timer,
     worker_events: AsyncFd<OwnedFd>,
@@ -64,6 +66,8 @@ pub struct EventLoop {
     behind: bool,
     /// Routes have changed: when to look, once for all that changed until then.
     routes_due: Option<Duration>,
+    /// Ours on the outer interface are to be looked at together with them.
+    addresses_changed: bool,
     /// The same for the tunnels' own routes, and those that compete with them.
     guard_due: Option<Duration>,
     /// Set while shutting down: when to go without the peers' confirmation.
@@ -78,6 +82,7 @@ impl EventLoop {
         hops: NextHops,
         guard: Guard,
         key_files: Option<KeyFiles>,
+        addresses: Addresses,
     ) -> Result<Self> {
         let fd = switch.worker().event_fd().try_clone_to_owned()?;
         // Deprecated for types that lie about their descriptor; OwnedFd does not.
@@ -90,6 +95,7 @@ impl EventLoop {
             egress: Egress::new(hops),
             guard,
             key_files,
+            addresses,
             calls: Calls::default(),
             timer: Timer::new()?,
             worker_events,
@@ -99,6 +105,7 @@ impl EventLoop {
             next_refresh: now + REFRESH,
             behind: false,
             routes_due: None,
+            addresses_changed: false,
             guard_due: None,
             ending: None,
             ended: false,
@@ -106,8 +113,8 @@ impl EventLoop {
     }
 
     /// What is to be taken down when the loop has ended.
-    pub fn into_parts(self) -> (Switch, NextHops) {
-        (self.switch, self.egress.into_hops())
+    pub fn into_parts(self) -> (Switch, NextHops, Addresses) {
+        (self.switch, self.egress.into_hops(), self.addresses)
     }
 
     /// Until a signal, and what it leads to, or until something essential has failed.
@@ -475,13 +482,15 @@ impl EventLoop {
             self.next_refresh = now + REFRESH;
             self.egress.tend(now).await;
             self.routes_due = Some(now);
+            self.addresses_changed = true;
             self.guard_due = Some(now);
             self.switch.flush_logs();
         }
         if self.routes_due.is_some_and(|due| due <= now) {
             self.routes_due = None;
             let changed = self.egress.routes_changed(self.switch.worker()).await;
-            self.after_change(changed);
+            let moved = self.look_at_addresses().await?;
+            self.after_change(changed && !moved);
         }
         if self.guard_due.is_some_and(|due| due <= now) {
             let netlink = self.egress.hops().netlink();
@@ -517,7 +526,11 @@ impl EventLoop {
             tracing::info!(interface = name, up, mtu, "outer interface changed");
             self.egress.outer_changed(self.switch.worker());
         }
-        if changes.contains(&Change::Routes) && self.routes_due.is_none() {
+        self.addresses_changed |= changes.contains(&Change::Addresses);
+        let ways = changes
+            .iter()
+            .any(|change| matches!(change, Change::Routes | Change::Addresses));
+        if ways && self.routes_due.is_none() {
             self.routes_due = Some(now + ROUTES_SETTLE);
         }
         if changes.contains(&Change::Neighbours) {
@@ -525,6 +538,26 @@ impl EventLoop {
             self.after_change(changed);
         }
         Ok(())
+    }
+
+    /// Whether our addresses are others than before; the control plane knows then.
+    async fn look_at_addresses(&mut self) -> Result<bool> {
+        if !std::mem::take(&mut self.addresses_changed) {
+            return Ok(false);
+        }
+        let hops = self.egress.hops();
+        let (netlink, outer) = (hops.netlink(), hops.outer().index);
+        let new = self
+            .addresses
+            .refresh(netlink, outer, &mut self.switch)
+            .await?;
+        let Some(addresses) = new else {
+            return Ok(false);
+        };
+        // Refused only on the way down, when it does not matter any more.
+        let command = ControlCommand::AddressesChanged { addresses };
+        let _ = self.control.handle_command(self.now, command);
+        Ok(true)
     }
 
     fn after_change(&mut self, another_way: bool) {

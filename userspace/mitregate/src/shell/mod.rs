@@ -7,6 +7,7 @@
 //!  kernel ── routes, neighbours ──► shell ◄── requests ── control socket ◄── command line
 //! ```
 
+mod addresses;
 mod calls;
 mod egress;
 mod event_loop;
@@ -35,6 +36,7 @@ use crate::net::inner::InnerInterface;
 use crate::net::nexthop::{Events, NextHops};
 use crate::net::{Link, Netlink};
 use crate::placeholder::Placeholders;
+use addresses::Addresses;
 use event_loop::EventLoop;
 use key_files::KeyFiles;
 use switch::Switch;
@@ -85,6 +87,7 @@ async fn daemon(mut settings: Settings) -> Result<()> {
     let own = netlink.addresses(outer.index).await?;
     preflight::fill_addresses(&mut settings, &own)?;
     let addresses = settings.local_addresses();
+    let configured = settings.configured_addresses();
     let placeholders = Placeholders::bind(&addresses)?;
     let inner = InnerInterface::create(&netlink, &settings.inner).await?;
     let started = start(&settings, &netlink, &inner, &outer, &addresses).await;
@@ -108,16 +111,17 @@ async fn daemon(mut settings: Settings) -> Result<()> {
     let (calls, incoming) = mpsc::channel(CALLS);
     let server = tokio::spawn(socket.serve(calls));
 
-    let mut event_loop = EventLoop::new(control, switch, hops, guard, key_files)?;
+    let addresses = Addresses::new(configured, &own, placeholders);
+    let mut event_loop = EventLoop::new(control, switch, hops, guard, key_files, addresses)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
     let result = event_loop.run(events, incoming).await;
-    let (switch, hops) = event_loop.into_parts();
+    let (switch, hops, addresses) = event_loop.into_parts();
 
     switch.shut_down();
     let removed = inner.remove(hops.netlink()).await;
     server.abort();
     let _ = server.await;
-    drop(placeholders);
+    drop(addresses);
     result.and(removed)?;
     tracing::info!("ended; protected prefixes stay unreachable (`mitregate release` frees them)");
     Ok(())

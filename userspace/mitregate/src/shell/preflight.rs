@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Result, bail};
 use rustix::thread::CapabilitySet;
 
+use super::addresses::usable;
 use crate::config::{OuterSettings, Settings};
 use crate::ethtool;
 use crate::net::{Link, Netlink, Prefix};
@@ -124,14 +125,7 @@ pub async fn local_networks(netlink: &Netlink, settings: &Settings, outer: &Link
 
 /// Connections without `local_addrs` get the outer interface's, in the kernel's order.
 pub fn fill_addresses(settings: &mut Settings, own: &[Prefix]) -> Result<()> {
-    let usable: Vec<_> = own
-        .iter()
-        .map(|prefix| prefix.address())
-        .filter(|address| match address {
-            std::net::IpAddr::V4(v4) => !v4.is_link_local(),
-            std::net::IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-        })
-        .collect();
+    let usable = usable(own);
     for connection in &mut settings.control.connections {
         if connection.local_addrs.is_empty() {
             if usable.is_empty() {

@@ -144,6 +144,11 @@ impl Switch {
         &self.worker
     }
 
+    /// Takes outer packets for these addresses from now on.
+    pub fn set_addresses(&mut self, addresses: &[IpAddr]) -> Result<()> {
+        Ok(self.outer.classifier.set_addresses(addresses)?)
+    }
+
     /// The port towards the peers.
     pub fn outer(&self) -> &Side {
         &self.outer
