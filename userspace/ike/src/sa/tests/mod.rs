@@ -10,6 +10,7 @@ mod faults;
 mod followup;
 mod fragments;
 mod handshake;
+mod refusals;
 mod rekey_ike;
 
 use std::collections::{BTreeMap, BTreeSet};
