@@ -9,16 +9,19 @@
 use core::time::Duration;
 
 use mitregate_gate::Role;
+use mitregate_ike::EncapMode;
 use tracing::info;
 
 use crate::Control;
 use crate::session::Session;
 
-/// Our side of the tunnel by one IKE SA; `None` if it says nothing.
-fn by_itself(session: &Session) -> Option<Role> {
+/// Our side of the tunnel by one IKE SA; `None` if it says nothing. A side that forces UDP pretends to be
+/// behind a NAT, so its peer takes it to be: it must do so itself.
+fn by_itself(session: &Session, encap: EncapMode) -> Option<Role> {
     let established = session.established.as_ref()?;
     let caps = established.peer_caps;
-    let (here, there) = (established.nat.local, established.nat.remote);
+    let here = established.nat.local || encap == EncapMode::Udp;
+    let there = established.nat.remote;
     Some(if caps.esp_echo && !caps.owns_rekeys {
         // It is configured as a server.
         Role::Client
@@ -54,7 +57,9 @@ impl Control {
             let established = session.established.as_ref();
             established.map(|e| e.lowest_nonce.clone())
         };
-        let Some(role) = usable.max_by_key(lowest).and_then(by_itself) else {
+        let encap = self.connections[index].config.encap;
+        let decided = usable.max_by_key(lowest);
+        let Some(role) = decided.and_then(|session| by_itself(session, encap)) else {
             return;
         };
         if self.role_of(index) != role {

@@ -5,7 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 
 use aws_lc_rs::digest;
-use mitregate_wire::ike::{PORT_NAT_T, PayloadType};
+use mitregate_wire::ike::PayloadType;
 use zeroize::Zeroizing;
 
 use super::message::Covered;
@@ -30,12 +30,9 @@ pub(super) fn max_message(settings: Fragmentation, local: SocketAddr) -> usize {
         IpAddr::V4(_) => 20,
         IpAddr::V6(_) => 40,
     };
-    let marker = if local.port() == PORT_NAT_T {
-        NON_ESP_MARKER_LEN
-    } else {
-        0
-    };
-    settings.size.max(Fragmentation::MIN_SIZE) - ip - UDP_HEADER_LEN - marker
+    // Counted on port 500, too: a responder answers on the port that a request came to, and takes the
+    // initiator's move to 4500 in only when that request has proven right.
+    settings.size.max(Fragmentation::MIN_SIZE) - ip - UDP_HEADER_LEN - NON_ESP_MARKER_LEN
 }
 
 /// One fragment, opened.

@@ -19,7 +19,9 @@ use mitregate_xsk::{FramePool, MemoryPeer, MemoryPort, RingSizes, Umem, UmemConf
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use super::certificates::UNIX_TIME;
 use super::packet::{Inner, Packet, ethernet, udp_frame};
+use super::world::START;
 
 const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const INNER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -131,6 +133,7 @@ impl Host {
         let mut control =
             Control::new(now, (spec.config)(), rng).expect("a scenario's configuration is valid");
         control.log_keys();
+        control.set_unix_time(START, UNIX_TIME);
         let frames = worker.census().total();
         Self {
             control,

@@ -5,6 +5,7 @@
 //! [`referee`] looks at every packet, beside the code under test; a warning that the scenario
 //! did not announce fails the run; and in the end both ends must agree ([`passing`]).
 
+pub mod certificates;
 pub mod digest;
 pub mod host;
 pub mod keys;

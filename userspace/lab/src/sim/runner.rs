@@ -84,6 +84,8 @@ pub fn run(options: &Options) -> Result<bool> {
         };
         return replay(scenario, seed, options);
     }
+    // A panic is told with its seed.
+    std::panic::set_hook(Box::new(|_| {}));
     let jobs = options.jobs.unwrap_or_else(cores).max(1);
     let mut summaries = Vec::new();
     println!(

@@ -13,6 +13,7 @@ use mitregate_esp::{Provider, WorkerId};
 use mitregate_ike::Fragmentation;
 use zeroize::Zeroizing;
 
+use super::certificates;
 use super::host::{HostSize, HostSpec};
 use super::link::Link;
 use super::nat::Model;
@@ -50,6 +51,14 @@ pub struct Plan {
     pub ike_rekey_time: Duration,
     /// The client makes a new IKE SA after this time; zero: never.
     pub reauth_time: Duration,
+    /// Ed25519 certificates in place of the secrets; for one client only.
+    pub certificates: bool,
+    /// Largest IP datagram that an IKE message is sent in, bytes.
+    pub fragment_size: usize,
+    /// What the clients do when the gateway starts a rekey.
+    pub peer_rekey: PeerRekey,
+    /// The gateway starts, too, and who is the client is decided when they meet.
+    pub both_start: bool,
 }
 
 impl Default for Plan {
@@ -67,6 +76,10 @@ impl Default for Plan {
             rekey_bytes: u64::MAX,
             ike_rekey_time: Duration::ZERO,
             reauth_time: Duration::ZERO,
+            certificates: false,
+            fragment_size: Fragmentation::DEFAULT_SIZE,
+            peer_rekey: PeerRekey::default(),
+            both_start: false,
         }
     }
 }
@@ -76,6 +89,12 @@ impl Default for Plan {
 pub fn client_inside(client: usize) -> Ipv4Addr {
     let [.., high, low] = u32::try_from(client).unwrap_or(u32::MAX).to_be_bytes();
     Ipv4Addr::new(10, 1 + high, low, 1)
+}
+
+/// Where a client is that is not behind a NAT.
+#[must_use]
+pub fn client_address(client: usize) -> Ipv4Addr {
+    Ipv4Addr::new(203, 0, 113, u8::try_from(client + 2).unwrap_or(u8::MAX))
 }
 
 /// What is behind the gateway's end of a tunnel.
@@ -108,6 +127,7 @@ impl Plan {
             let ts = |text: &str| vec![text.parse().expect("a network")];
             let (local, remote, start_action) = match role {
                 Role::Client => (near, far, StartAction::Start),
+                Role::Server if self.both_start => (far, near, StartAction::Start),
                 Role::Server => (far, near, StartAction::None),
             };
             let esp = self.esp_proposals.iter();
@@ -139,6 +159,12 @@ impl Plan {
         };
         let proposals = self.proposals.iter();
         let psk = Psk::new(Zeroizing::new(self.psks[side].as_bytes().to_vec()));
+        let (local_auth, remote_auth) = if self.certificates {
+            let is_client = role == Role::Client;
+            (certificates::local(is_client), certificates::remote())
+        } else {
+            (LocalAuth::Psk(psk.clone()), RemoteAuth::Psk(psk))
+        };
         ConnectionConfig {
             name: if client == 0 {
                 "home".to_owned()
@@ -148,20 +174,24 @@ impl Plan {
             local_addrs: vec![IpAddr::V4(address)],
             remote_addrs: match role {
                 Role::Client => vec![IpAddr::V4(GATEWAY)],
+                Role::Server if self.both_start => vec![IpAddr::V4(client_address(client))],
                 Role::Server => Vec::new(),
             },
             local_port: 500,
             remote_port: 500,
             local_id: ids[side].parse().expect("an identity"),
             remote_id: Some(ids[1 - side].parse().expect("an identity")),
-            local_auth: LocalAuth::Psk(psk.clone()),
-            remote_auth: RemoteAuth::Psk(psk),
+            local_auth,
+            remote_auth,
             proposals: proposals.map(|p| p.parse().expect("a proposal")).collect(),
             encap: self.encap,
             retransmit: Retransmit::default(),
-            fragmentation: Fragmentation::default(),
-            gate: GateConfig::new(role),
-            auto_role: false,
+            fragmentation: Fragmentation {
+                size: self.fragment_size,
+                ..Fragmentation::default()
+            },
+            gate: GateConfig::new(if self.both_start { Role::Client } else { role }),
+            auto_role: self.both_start,
             children: self.children(client, role),
             lifetime: IkeLifetime {
                 reauth_time: self.reauth_time,
@@ -170,7 +200,7 @@ impl Plan {
             dpd_delay: ConnectionConfig::DPD_DELAY,
             dpd_timeout: Duration::ZERO,
             keepalive: ConnectionConfig::KEEPALIVE,
-            peer_rekey: PeerRekey::default(),
+            peer_rekey: self.peer_rekey,
             vips: Vec::new(),
             pools: Vec::new(),
             unique: Unique::default(),
@@ -262,7 +292,7 @@ impl Site {
             let last = u8::try_from(client + 2).unwrap_or(u8::MAX);
             let address = match nat {
                 Some(_) => Ipv4Addr::new(192, 168, 1, last),
-                None => Ipv4Addr::new(203, 0, 113, last),
+                None => client_address(client),
             };
             let seed = plan.seed ^ 1 << 40 ^ (client as u64) << 42;
             let spec = plan.client(client, address);

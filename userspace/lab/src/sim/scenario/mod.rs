@@ -3,6 +3,7 @@
 mod basic;
 mod faults;
 mod long;
+mod peers;
 mod rekey;
 
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
         basic::SCENARIOS,
         rekey::SCENARIOS,
         faults::SCENARIOS,
+        peers::SCENARIOS,
         long::SCENARIOS,
     ]
     .concat()

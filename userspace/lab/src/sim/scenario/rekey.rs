@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mitregate_control::Command;
+use mitregate_control::{Command, PeerRekey};
 
 use super::{Scenario, Stage};
 use crate::sim::passing::{all_arrived, settle};
@@ -189,7 +189,15 @@ fn collision_site(stage: &mut Stage) -> Result<Site, Violation> {
     let quiet = stage.quiet_link();
     let mut lossy = stage.lossy_link();
     lossy.latency = quiet.latency;
-    let site = stage.pair(Plan::default(), quiet);
+    let plan = Plan {
+        peer_rekey: match stage.below(4) {
+            0 => PeerRekey::Refuse(1),
+            1 => PeerRekey::Refuse(3),
+            _ => PeerRekey::Accept,
+        },
+        ..Plan::default()
+    };
+    let site = stage.pair(plan, quiet);
     site.traffic(&mut stage.world, Some(Duration::from_millis(200)));
     stage.up(&site, Duration::from_secs(3))?;
     if !stage.one_in(4) {
