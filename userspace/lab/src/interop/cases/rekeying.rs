@@ -29,6 +29,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("rekey-ike-by-mitregate", |_| {}, ike_by_mitregate).core(),
         Case::new("rekey-child-by-both", impatient, child_by_both).core(),
         Case::new("rekey-ike-by-both", impatient, ike_by_both).core(),
+        Case::new("mlkem768-child-by-mitregate", hybrid, child_by_mitregate).from_61(),
+        Case::new("mlkem768-ike-by-mitregate", hybrid, ike_by_mitregate).from_61(),
+        Case::new("mlkem768-child-by-both", impatient_hybrid, child_by_both).from_61(),
+        Case::new("mlkem768-ike-by-both", impatient_hybrid, ike_by_both).from_61(),
         Case::new(
             "reauth-by-mitregate",
             |setup| setup.mitregate.connection += "reauth_time = \"4s\"\n",
@@ -98,6 +102,17 @@ fn ike_by_mitregate(run: &mut Run) -> Result<String> {
     ours(run, "--child", CHILD)?;
     run.wait_rekeyed(&spis)?;
     Ok(format!("{counted}, over two rekeys"))
+}
+
+/// With additional key exchanges, also at rekeys (RFC 9370).
+fn hybrid(setup: &mut Setup) {
+    setup.ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768");
+    setup.esp("aes256gcm16-x25519-ke1_mlkem768");
+}
+
+fn impatient_hybrid(setup: &mut Setup) {
+    impatient(setup);
+    hybrid(setup);
 }
 
 /// Requests are repeated soon.
