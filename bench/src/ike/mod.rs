@@ -96,6 +96,30 @@ const EXCHANGES: &[Exchange] = &[
         child: false,
         new: false,
     },
+    Exchange {
+        name: "psk-ecp384",
+        ike: "aes256gcm16-prfsha384-ecp384",
+        child: true,
+        new: false,
+    },
+    Exchange {
+        name: "psk-modp2048-cbc",
+        ike: "aes256-sha256-modp2048",
+        child: true,
+        new: false,
+    },
+    Exchange {
+        name: "psk-modp3072-cbc",
+        ike: "aes256-sha256-modp3072",
+        child: true,
+        new: false,
+    },
+    Exchange {
+        name: "psk-x25519-mlkem768",
+        ike: "aes256gcm16-prfsha256-x25519-ke1_mlkem768",
+        child: true,
+        new: true,
+    },
 ];
 
 #[derive(Clone, Debug)]

@@ -8,10 +8,6 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::{BadPublicKey, Secret};
 
-/// Length of a private exponent, bytes: more than twice the strength of the larger group by the
-/// higher of the two estimates in RFC 3526 §8. In a group of a safe prime short exponents do.
-const EXPONENT_LEN: usize = 64;
-
 /// Every prime of RFC 3526 starts and ends with 64 ones.
 pub(super) const PRIME_2048: &str = "\
     ffffffffffffffffc90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404dd\
@@ -42,6 +38,15 @@ impl Modp {
         match self {
             Self::Bits2048 => 2048,
             Self::Bits3072 => 3072,
+        }
+    }
+
+    /// Length of a private exponent, bytes: no less than the higher of the two estimates in
+    /// RFC 3526 §8. In a group of a safe prime short exponents do.
+    const fn exponent_len(self) -> usize {
+        match self {
+            Self::Bits2048 => 320 / 8,
+            Self::Bits3072 => 424 / 8,
         }
     }
 
@@ -83,9 +88,9 @@ pub(super) struct Private {
 
 impl Private {
     pub(super) fn generate(group: Modp, rng: &mut dyn CryptoRng) -> Option<Self> {
-        let mut exponent = Zeroizing::new([0; EXPONENT_LEN]);
-        rng.fill_bytes(&mut *exponent);
-        Self::from_exponent(group, &*exponent)
+        let mut exponent = Zeroizing::new(vec![0; group.exponent_len()]);
+        rng.fill_bytes(&mut exponent);
+        Self::from_exponent(group, &exponent)
     }
 
     pub(super) fn from_exponent(group: Modp, exponent: &[u8]) -> Option<Self> {
