@@ -53,7 +53,7 @@ pub(super) fn cases() -> Vec<Case> {
             },
             mlkem,
         )
-        .from_61(),
+        .since_61(),
     );
     cases.push(Case::new(
         "proposal-preference",

@@ -70,7 +70,7 @@ impl Case {
     }
 
     /// With releases that know ML-KEM.
-    fn from_61(mut self) -> Self {
+    fn since_61(mut self) -> Self {
         self.peers = Peers::From61;
         self
     }
