@@ -71,6 +71,7 @@ fn config() -> Arc<IkeConfig> {
         encap: EncapMode::Auto,
         retransmit: Retransmit::default(),
         fragmentation: Fragmentation::default(),
+        resumption: true,
         announce: Announce::default(),
         peer_rekey: PeerRekey::default(),
         vips: Vec::new(),

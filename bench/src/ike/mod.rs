@@ -339,6 +339,7 @@ fn common(exchange: Exchange, psk: &Psk, id: Identity) -> IkeConfig {
         encap: EncapMode::Auto,
         retransmit: Retransmit::default(),
         fragmentation: Fragmentation::default(),
+        resumption: false,
         announce: Announce::default(),
         peer_rekey: PeerRekey::default(),
         vips: Vec::new(),

@@ -8,7 +8,7 @@ use mitregate_esp::{Provider, WorkerId};
 use mitregate_gate::{GateConfig, Role};
 use mitregate_ike::{
     Childless, Dynamic, EncapMode, EspProposal, Fragmentation, IdPattern, Identity, IkeProposal,
-    LocalAuth, PeerRekey, RemoteAuth, Retransmit,
+    LocalAuth, PeerRekey, RemoteAuth, Retransmit, TicketKeys,
 };
 use mitregate_wire::TrafficSelector;
 
@@ -25,6 +25,9 @@ pub struct Config {
     pub replay_window: u32,
     /// IKE SAs of peers that have not authenticated yet, at most; further ones are not answered.
     pub half_open_limit: usize,
+    /// The secret of the tickets for session resumption; `None`: a fresh one, so that they end with this
+    /// process.
+    pub ticket_keys: Option<TicketKeys>,
     /// Virtual addresses for peers.
     pub pools: Vec<PoolConfig>,
     /// In order.
@@ -60,6 +63,8 @@ pub struct ConnectionConfig {
     pub retransmit: Retransmit,
     /// Fragmentation of IKE messages.
     pub fragmentation: Fragmentation,
+    /// Session resumption (RFC 5723).
+    pub resumption: bool,
     /// The role of all its tunnels, and how they ping.
     pub gate: GateConfig,
     /// Both sides may start. The role is then decided when they have met, and is the client's before.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mitregate_esp::Provider;
 use mitregate_esp::ids::{EpochId, TunnelId};
 use mitregate_gate::Input;
-use mitregate_ike::{Ctx, Directory};
+use mitregate_ike::{Ctx, Directory, TicketKeys};
 use mitregate_wire::echo::{self, Echo};
 use mitregate_wire::ike::IkeSpi;
 use rand_core::CryptoRng;
@@ -40,6 +40,8 @@ pub struct Control {
     pub(crate) present: Option<Vec<IpAddr>>,
     pub(crate) by_spi: BTreeMap<IkeSpi, SessionId>,
     pub(crate) directory: Arc<dyn Directory>,
+    /// The secret of the tickets for session resumption.
+    pub(crate) tickets: Arc<TicketKeys>,
     pub(crate) rng: Box<dyn CryptoRng + Send>,
     /// The wall clock where `now` is zero.
     pub(crate) unix_time_at_zero: Duration,
@@ -91,9 +93,12 @@ impl Control {
         config.check()?;
         let tunnel_limit = config.tunnels();
         let doorman = Doorman::new(now, &mut *rng);
-        let directory = Arc::new(Responders::new(config.connections.iter(), |connection| {
-            connection.local_addrs.clone()
-        }));
+        let tickets = config.ticket_keys;
+        let tickets = tickets.unwrap_or_else(|| TicketKeys::generate(&mut *rng));
+        let tickets = Arc::new(tickets);
+        let own = |connection: &crate::ConnectionConfig| connection.local_addrs.clone();
+        let directory = Responders::new(config.connections.iter(), own, Arc::clone(&tickets));
+        let directory = Arc::new(directory);
         let mut control = Self {
             connections: Table::new(),
             tunnels: Table::new(),
@@ -104,6 +109,7 @@ impl Control {
             present: None,
             by_spi: BTreeMap::new(),
             directory,
+            tickets,
             rng,
             unix_time_at_zero: Duration::ZERO,
             spis: Spis::new(config.worker),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mitregate_gate::Role;
 use mitregate_ike::{
-    Announce, Directory, IdPattern, Identity, IkeConfig, Mobike, PeerRekey, RemoteAuth,
+    Announce, Directory, IdPattern, Identity, IkeConfig, Mobike, PeerRekey, RemoteAuth, TicketKeys,
 };
 
 use crate::ConnectionConfig;
@@ -41,6 +41,7 @@ fn ike_config(connection: &ConnectionConfig, first: usize, own: Vec<IpAddr>) -> 
             Role::Client => connection.peer_rekey,
             Role::Server => PeerRekey::Accept,
         },
+        resumption: connection.resumption,
         announce: Announce {
             esp_echo: true,
             owns_rekeys: connection.gate.role == Role::Client,
@@ -76,7 +77,10 @@ pub(crate) fn initiator_config(
 }
 
 /// The connections that answer.
-pub(crate) struct Responders(Vec<Responder>);
+pub(crate) struct Responders {
+    list: Vec<Responder>,
+    tickets: Arc<TicketKeys>,
+}
 
 struct Responder {
     local_addrs: Vec<IpAddr>,
@@ -90,23 +94,23 @@ impl Responders {
     pub(crate) fn new<'a>(
         connections: impl Iterator<Item = &'a ConnectionConfig>,
         own: impl Fn(&ConnectionConfig) -> Vec<IpAddr>,
+        tickets: Arc<TicketKeys>,
     ) -> Self {
         let servers = connections
             .filter(|connection| connection.gate.role == Role::Server || connection.auto_role);
-        Self(
-            servers
-                .map(|connection| Responder {
-                    local_addrs: own(connection),
-                    remote_addrs: connection.remote_addrs.clone(),
-                    config: Arc::new(ike_config(connection, 0, own(connection))),
-                })
-                .collect(),
-        )
+        let list = servers
+            .map(|connection| Responder {
+                local_addrs: own(connection),
+                remote_addrs: connection.remote_addrs.clone(),
+                config: Arc::new(ike_config(connection, 0, own(connection))),
+            })
+            .collect();
+        Self { list, tickets }
     }
 
     fn at(&self, local: SocketAddr, remote: SocketAddr) -> impl Iterator<Item = &Responder> {
         let any_or = |list: &[IpAddr], ip| list.is_empty() || list.contains(&ip);
-        self.0.iter().filter(move |responder| {
+        self.list.iter().filter(move |responder| {
             any_or(&responder.local_addrs, local.ip())
                 && any_or(&responder.remote_addrs, remote.ip())
         })
@@ -114,6 +118,10 @@ impl Responders {
 }
 
 impl Directory for Responders {
+    fn tickets(&self) -> Option<&TicketKeys> {
+        Some(&self.tickets)
+    }
+
     fn by_address(&self, local: SocketAddr, remote: SocketAddr) -> Vec<Arc<IkeConfig>> {
         // Those that name the address come before those that take any.
         let mut found: Vec<_> = self.at(local, remote).collect();
@@ -207,6 +215,7 @@ mod tests {
             encap: mitregate_ike::EncapMode::Auto,
             retransmit: Retransmit::default(),
             fragmentation: Fragmentation::default(),
+            resumption: false,
             announce: Announce::default(),
             peer_rekey: PeerRekey::Accept,
             vips: Vec::new(),
@@ -224,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_connection_that_fits_a_peer_best() {
-        let responders = Responders(vec![
+        let responders = vec![
             responder("any", "gw.lab", None, true),
             responder("secret", "gw.lab", None, false),
             responder("lab", "gw.lab", Some("*@lab"), true),
@@ -232,7 +241,11 @@ mod tests {
             responder("names", "gw.lab", Some("C=CH, O=Lab, CN=*"), true),
             responder("one", "gw.lab", Some("a@lab"), true),
             responder("other", "gw2.lab", Some("*@lab"), true),
-        ]);
+        ];
+        let responders = Responders {
+            list: responders,
+            tickets: Arc::new(TicketKeys::new([0; TicketKeys::LEN].into())),
+        };
         let address = "192.0.2.1:500".parse().unwrap();
         let chosen = |peer: &str, us: Option<&str>, signed| {
             let us = us.map(|us| us.parse().unwrap());

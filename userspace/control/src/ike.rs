@@ -214,9 +214,19 @@ impl Control {
             &connection.addresses.0,
             alone,
         );
-        info!(connection = connection.name, "starting IKE SA");
         let patience = connection.config.retransmit.timeout * CONNECT_PATIENCE;
-        let sa = IkeSa::initiate(config, local, remote, &mut ctx!(self, now));
+        let connection = &mut self.connections[index];
+        let ticket = connection
+            .ticket
+            .take()
+            .filter(|ticket| ticket.is_valid(now) && !connection.reauthenticates);
+        let resumed = ticket.is_some();
+        info!(connection = connection.name, resumed, "starting IKE SA");
+        let mut cx = ctx!(self, now);
+        let sa = match ticket {
+            Some(ticket) => IkeSa::initiate_with_ticket(config, ticket, local, remote, &mut cx),
+            None => IkeSa::initiate(config, local, remote, &mut cx),
+        };
         let id = self.add_session(now, sa, Some(index), local, remote);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.wants = wants;

@@ -64,7 +64,7 @@ pub use mitregate_ike::cert;
 pub use mitregate_ike::{
     Childless, Dynamic, Encap, EncapMode, EspProposal, Fragmentation, FragmentationMode, IdPattern,
     Identity, IkeProposal, LocalAuth, NameAttribute, PeerRekey, ProposalError, Psk, RemoteAuth,
-    Retransmit,
+    Retransmit, TicketKeys,
 };
 pub use view::{
     ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView, PoolView,

@@ -51,6 +51,10 @@ impl Control {
             let reauth = config.lifetime.draw_reauth(&mut *self.rng);
             session.timers.reauth = reauth.map(|age| now + age);
         }
+        let resumed = session.sa.is_resumed();
+        let connection = &mut self.connections[index];
+        connection.reauthenticates &= resumed;
+        connection.ticket = session.sa.take_ticket().or(connection.ticket.take());
         self.pools
             .own(&established.remote_assigned.addresses, index);
         let connection = self.connections[index].name.clone();
@@ -62,6 +66,7 @@ impl Control {
             nat_local = established.nat.local,
             nat_remote = established.nat.remote,
             esp_echo = established.peer_caps.esp_echo,
+            resumed,
             "IKE SA established"
         );
         let childless = established.childless;

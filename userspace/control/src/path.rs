@@ -226,7 +226,7 @@ impl Control {
             .filter(|c| c.template.is_none())
             .map(|c| &*c.config);
         let own = |config: &ConnectionConfig| self.own_addresses(config);
-        self.directory = Arc::new(Responders::new(configs, own));
+        self.directory = Arc::new(Responders::new(configs, own, Arc::clone(&self.tickets)));
         for id in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.move_session(now, id, present);
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use mitregate_esp::ids::EpochId;
 use mitregate_esp::{CipherSuite, SaCounters};
 use mitregate_gate::{Activity, Gate, GateConfig, State};
-use mitregate_ike::{Encap, Identity};
+use mitregate_ike::{Encap, Identity, ResumptionTicket};
 use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
 use rand_core::Rng;
@@ -39,6 +39,10 @@ pub(crate) struct Connection {
     pub(crate) last_failure: Option<String>,
     /// Virtual addresses and DNS servers that the peer gave to us, as told outside.
     pub(crate) addresses: (Vec<IpAddr>, Vec<IpAddr>),
+    /// What the peer gave for the next session: it outlives the IKE SA, and is shown once (RFC 5723).
+    pub(crate) ticket: Option<ResumptionTicket>,
+    /// The next session shall authenticate in full.
+    pub(crate) reauthenticates: bool,
 }
 
 impl Connection {
@@ -55,6 +59,8 @@ impl Connection {
             turn: 0,
             last_failure: None,
             addresses: Default::default(),
+            ticket: None,
+            reauthenticates: false,
         }
     }
 

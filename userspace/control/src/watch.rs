@@ -75,7 +75,9 @@ impl Control {
             tunnel.wanted && tunnel.lives_on(id)
         });
         let lives: Vec<_> = lives.collect();
-        self.connections[index].wants.extend(lives);
+        let connection = &mut self.connections[index];
+        connection.wants.extend(lives);
+        connection.reauthenticates = true;
         self.dirty_connections.insert(index);
     }
 

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::cert::{Credentials, TrustStore};
 use crate::identity::{IdPattern, Identity};
 use crate::proposal::{EspProposal, IkeProposal};
+use crate::ticket::TicketKeys;
 
 /// One connection: who talks to whom, and how.
 #[derive(Clone)]
@@ -35,6 +36,9 @@ pub struct IkeConfig {
     pub retransmit: Retransmit,
     /// Whether long messages are cut (RFC 7383), and how.
     pub fragmentation: Fragmentation,
+    /// Session resumption (RFC 5723): an initiator asks for tickets and shows them, a responder gives
+    /// and takes them.
+    pub resumption: bool,
     /// What we tell the peer about ourselves.
     pub announce: Announce,
     /// What we do when the peer starts a rekey.
@@ -345,5 +349,10 @@ pub trait Directory: Send + Sync {
     ) -> Option<Arc<IkeConfig>> {
         let _ = signed;
         self.by_identity(local, remote, remote_id, local_id)
+    }
+
+    /// The secret of the tickets that are given and taken (RFC 5723); `None`: there are none.
+    fn tickets(&self) -> Option<&TicketKeys> {
+        None
     }
 }

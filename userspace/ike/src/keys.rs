@@ -112,6 +112,24 @@ impl KeySchedule {
         Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
     }
 
+    /// The keys of a session that goes on with an earlier one, whose SK_d is `sk_d` (RFC 5723 §5.1).
+    pub(crate) fn resume(
+        suite: IkeSuite,
+        sk_d: &[u8],
+        nonces: &Nonces,
+        spi_i: IkeSpi,
+        spi_r: IkeSpi,
+    ) -> Self {
+        let parts: [&[u8]; 3] = [b"Resumption", &nonces.i, &nonces.r];
+        let skeyseed = suite.prf.compute(sk_d, &parts);
+        Self::expand(suite, &skeyseed, nonces, spi_i, spi_r)
+    }
+
+    /// SK_d: what further keys come from.
+    pub(crate) const fn sk_d(&self) -> &Secret {
+        &self.sk_d
+    }
+
     fn expand(
         suite: IkeSuite,
         skeyseed: &[u8],
@@ -198,6 +216,15 @@ impl KeySchedule {
             octets.extend_from_slice(&(count + 1).to_be_bytes());
         }
         Zeroizing::new(octets)
+    }
+
+    /// The AUTH payload's data of `side` in a resumed session, RFC 5723 §4.3.3.
+    pub(crate) fn resumed_auth(&self, side: Side, octets: &[u8]) -> Secret {
+        let sk_p = match side {
+            Side::Initiator => &self.sk_pi,
+            Side::Responder => &self.sk_pr,
+        };
+        self.prf.compute(sk_p, &[octets])
     }
 
     /// The AUTH payload's data for a shared key, RFC 7296 §2.15.

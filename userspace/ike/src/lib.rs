@@ -32,6 +32,7 @@ mod retransmit;
 mod sa;
 mod selectors;
 mod stateless;
+mod ticket;
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -57,6 +58,7 @@ pub use proposal::{
     Prf, ProposalError,
 };
 pub use sa::{Assigned, ChildView, IkeSa, Leases, NoLeases, State};
+pub use ticket::{ResumptionTicket, TicketKeys};
 
 /// What the state machine takes from outside in each call.
 pub struct Ctx<'a> {
@@ -364,6 +366,8 @@ pub enum RejectReason {
     InvalidKePayload,
     #[error("invalid public key")]
     InvalidKeyExchange,
+    #[error("ticket that is not ours, expired or out of use")]
+    Ticket,
     #[error("out of resources: {0}")]
     Resources(&'static str),
 }

@@ -78,6 +78,7 @@ pub fn connection(name: &str, role: Role, local_id: &str) -> ConnectionConfig {
         encap: EncapMode::Auto,
         retransmit: Retransmit::default(),
         fragmentation: Fragmentation::default(),
+        resumption: true,
         gate: GateConfig::new(role),
         auto_role: false,
         children: Vec::new(),
@@ -177,6 +178,7 @@ impl Net {
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
             half_open_limit: Config::HALF_OPEN_LIMIT,
+            ticket_keys: None,
             pools,
             connections,
         };

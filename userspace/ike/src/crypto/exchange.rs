@@ -108,10 +108,18 @@ impl Curve {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Halves of key exchanges that this thread has made.
+    pub(crate) static EXCHANGES: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
+}
+
 impl KeyPair {
     /// A fresh pair made of `rng` alone; `None` if that gives no valid private key, which a
     /// source of random bytes does not do.
     pub(crate) fn generate(group: Group, rng: &mut dyn CryptoRng) -> Option<Self> {
+        #[cfg(test)]
+        EXCHANGES.with(|count| count.set(count.get() + 1));
         match group.kind() {
             // Of 2^32 P-256 scalars one is out of range; a few tries are for ever.
             Method::Curve(curve) => (0..4).find_map(|_| {
@@ -195,6 +203,8 @@ impl Reply {
         rng: &mut dyn CryptoRng,
     ) -> Result<Self, BadPublicKey> {
         if matches!(group.kind(), Method::MlKem) {
+            #[cfg(test)]
+            EXCHANGES.with(|count| count.set(count.get() + 1));
             return mlkem::encapsulate(initiator, rng);
         }
         // Both halves are alike.

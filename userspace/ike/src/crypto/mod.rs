@@ -8,6 +8,8 @@ mod sk;
 
 use zeroize::Zeroizing;
 
+#[cfg(test)]
+pub(crate) use exchange::EXCHANGES;
 pub(crate) use exchange::{BadPublicKey, KeyPair, Reply};
 pub(crate) use sk::{Forged, SkKey};
 

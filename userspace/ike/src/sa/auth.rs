@@ -77,6 +77,19 @@ impl IkeSa {
     /// Proves our identity.
     fn prove(&self, message: &[u8], nonces: &Nonces) -> Result<Proven, Reason> {
         let octets = |id: &Identification| self.signed_octets(self.side, message, nonces, id);
+        if let (Some(resumed), Some(keys)) = (&self.resumed, &self.keys) {
+            let id = resumed.local_id.to_payload();
+            let data = keys
+                .schedule
+                .resumed_auth(self.side, &octets(&id)?)
+                .to_vec();
+            let method = AuthMethod::SHARED_KEY_MIC;
+            return Ok(Proven {
+                id: self.own_id(id),
+                certificates: Vec::new(),
+                auth: Payload::Authentication(Authentication { method, data }),
+            });
+        }
         let mut certificates = Vec::new();
         let (id, auth) = match &self.config.local_auth {
             LocalAuth::Psk(psk) => {
@@ -100,15 +113,37 @@ impl IkeSa {
                 (id, auth.ok_or(Reason::Resources("signature"))?)
             }
         };
-        let id = match self.side {
-            Side::Initiator => Payload::IdI(id),
-            Side::Responder => Payload::IdR(id),
-        };
         Ok(Proven {
-            id,
+            id: self.own_id(id),
             certificates,
             auth: Payload::Authentication(auth),
         })
+    }
+
+    fn own_id(&self, id: Identification) -> Payload {
+        match self.side {
+            Side::Initiator => Payload::IdI(id),
+            Side::Responder => Payload::IdR(id),
+        }
+    }
+
+    /// The same of a peer that goes on with an earlier session, whose identity is known (RFC 5723 §5).
+    fn verify_resumed(
+        &self,
+        id: &Identification,
+        auth: &Authentication,
+        octets: &[u8],
+    ) -> Result<(), Reason> {
+        let (Some(resumed), Some(keys)) = (&self.resumed, &self.keys) else {
+            return Err(Reason::Resources("keys"));
+        };
+        if resumed.peer_id != Identity::from(id) {
+            return Err(Reason::UnknownIdentity);
+        }
+        let expected = keys.schedule.resumed_auth(self.side.other(), octets);
+        let proven = auth.method == AuthMethod::SHARED_KEY_MIC
+            && bool::from(expected.ct_eq(auth.data.as_slice()));
+        proven.then_some(()).ok_or(Reason::AuthenticationFailed)
     }
 
     /// Is the peer who it says to be, and is that whom we want? `payloads` may have its certificates.
@@ -130,6 +165,9 @@ impl IkeSa {
             return Err(Reason::UnknownIdentity);
         }
         let octets = self.signed_octets(self.side.other(), message, nonces, id)?;
+        if self.resumed.is_some() {
+            return self.verify_resumed(id, auth, &octets);
+        }
         let proven = match &self.config.remote_auth {
             RemoteAuth::Psk(psk) => {
                 let expected = self.psk_auth(psk, &octets)?;
@@ -176,9 +214,14 @@ impl IkeSa {
             true => None,
             false => Some(self.want_child(0, None, cx)?),
         };
+        if let Payload::IdI(id) = &proven.id {
+            self.own_identity = Some(id.into());
+        }
         let mut payloads = vec![proven.id];
         payloads.extend(proven.certificates);
-        payloads.extend(certificate_request(core::iter::once(&*self.config)));
+        if self.resumed.is_none() {
+            payloads.extend(certificate_request(core::iter::once(&*self.config)));
+        }
         let expected = self.config.remote_id.as_ref();
         if let Some(expected) = expected.and_then(IdPattern::exact) {
             payloads.push(Payload::IdR(expected.to_payload()));
@@ -187,6 +230,7 @@ impl IkeSa {
         if self.config.initial_contact {
             payloads.push(notify(NotifyType::INITIAL_CONTACT));
         }
+        payloads.extend(self.ticket_request());
         payloads.extend(self.configuration_request());
         if let Some(wanted) = &wanted {
             payloads.extend(self.child_payloads(wanted, false));
@@ -231,6 +275,9 @@ impl IkeSa {
         }
         self.learn_mobike(payloads);
         self.take_configuration_reply(payloads);
+        if let Some(own) = self.own_identity.take() {
+            self.keep_ticket(payloads, &own, cx.now);
+        }
         self.establish(id, payloads, &auth.nonces, wanted.is_none());
         // Whatever becomes of the CHILD_SA, the IKE SA stays (RFC 7296 §1.2, §2.21.2).
         if let Some(wanted) = wanted {
@@ -309,6 +356,10 @@ impl IkeSa {
                 answer.extend(esp_echo(&self.config, self.vendor));
                 answer.extend(self.mobike_notifies(true));
                 answer.extend(self.answer_first_child(&state.nonces, payloads, cx));
+                if let Some(own) = find!(answer, Payload::IdR(id) => Identity::from(id)) {
+                    let directory = &*state.directory;
+                    answer.extend(self.answer_ticket_request(directory, payloads, &own, cx));
+                }
                 (answer, Fate::GoesOn)
             }
             Err(reason) => {
@@ -340,25 +391,27 @@ impl IkeSa {
         // Without AUTH it asks for EAP (RFC 7296 §2.16), which nobody here speaks.
         let proof = find!(payloads, Payload::Authentication(auth) => auth)
             .ok_or(Reason::AuthenticationFailed)?;
-        let wanted_id = find!(payloads, Payload::IdR(id) => Identity::from(id));
-        let (local, remote) = (self.local, self.remote);
-        let signed = proof.method != AuthMethod::SHARED_KEY_MIC;
-        self.config = state
-            .directory
-            .by_proof(local, remote, peer_id, wanted_id.as_ref(), signed)
-            .ok_or(Reason::UnknownIdentity)?;
-        let suite = self
-            .keys
-            .as_ref()
-            .map(|keys| keys.suite)
-            .ok_or(Reason::Resources("keys"))?;
-        if !self
-            .config
-            .proposals
-            .iter()
-            .any(|proposal| proposal.allows(&suite))
-        {
-            return Err(Reason::NoProposalChosen);
+        if self.resumed.is_none() {
+            let wanted_id = find!(payloads, Payload::IdR(id) => Identity::from(id));
+            let (local, remote) = (self.local, self.remote);
+            let signed = proof.method != AuthMethod::SHARED_KEY_MIC;
+            self.config = state
+                .directory
+                .by_proof(local, remote, peer_id, wanted_id.as_ref(), signed)
+                .ok_or(Reason::UnknownIdentity)?;
+            let suite = self
+                .keys
+                .as_ref()
+                .map(|keys| keys.suite)
+                .ok_or(Reason::Resources("keys"))?;
+            if !self
+                .config
+                .proposals
+                .iter()
+                .any(|proposal| proposal.allows(&suite))
+            {
+                return Err(Reason::NoProposalChosen);
+            }
         }
         let HalfOpen {
             nonces,

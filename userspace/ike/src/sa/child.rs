@@ -137,7 +137,7 @@ impl IkeSa {
         let config = config.ok_or(Reason::NoSuchChild)?;
         if !matches!(
             self.phase,
-            Phase::Auth(_) | Phase::Established | Phase::Init(_)
+            Phase::Auth(_) | Phase::Established | Phase::Init(_) | Phase::Resume(_)
         ) {
             return Err(Reason::Closed);
         }

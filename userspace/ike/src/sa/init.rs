@@ -27,9 +27,9 @@ use crate::{Ctx, Directory, Discard, Encap, Reason, RejectReason, Rejected, nat}
 
 /// How often an initiator starts over because a responder wants a cookie or another group:
 /// neither says who it is, so this must have an end.
-const MAX_RESTARTS: u8 = 5;
+pub(super) const MAX_RESTARTS: u8 = 5;
 /// RFC 7296 §2.6.
-const COOKIE_LEN: core::ops::RangeInclusive<usize> = 1..=64;
+pub(super) const COOKIE_LEN: core::ops::RangeInclusive<usize> = 1..=64;
 
 /// What an initiator keeps while it waits for the response.
 pub(super) struct Init {
@@ -67,7 +67,7 @@ impl IkeSa {
         }
         payloads.push(Payload::Sa(offer_ike(&self.config.proposals, &[])));
         let ke = init.key_pair.payload();
-        payloads.extend(self.init_payloads(ke, &init.nonce, None, cx));
+        payloads.extend(self.init_payloads(Some(ke), &init.nonce, None, cx));
         // RFC 9370 §2.2.1.
         if have_additional(&self.config.proposals) {
             payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
@@ -83,15 +83,16 @@ impl IkeSa {
     }
 
     /// What request and response have in common, from KE on; `peer` is what a responder has seen.
-    fn init_payloads(
+    pub(super) fn init_payloads(
         &self,
-        ke: Payload,
+        ke: Option<Payload>,
         nonce: &[u8],
         peer: Option<Vendor>,
         cx: &mut Ctx<'_>,
     ) -> Vec<Payload> {
         let force = self.config.encap == EncapMode::Udp;
-        let mut payloads = vec![ke, Payload::Nonce(nonce.to_vec())];
+        let mut payloads = Vec::from_iter(ke);
+        payloads.push(Payload::Nonce(nonce.to_vec()));
         if self.config.mobike.nats_allowed {
             payloads.extend(nat::notifies(
                 self.spi_i,
@@ -263,14 +264,14 @@ impl IkeSa {
     }
 
     /// RFC 7383 §2.3: used where both sides have said so.
-    fn settle_fragmentation(&mut self, peer: &[Payload]) {
+    pub(super) fn settle_fragmentation(&mut self, peer: &[Payload]) {
         let supported = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
         self.fragmentation =
             self.config.fragmentation.mode.announces() && find_notify(peer, supported).is_some();
     }
 
     /// Plain ESP or UDP, from what NAT detection saw; `plain_esp`: both sides announced it.
-    fn settle_encap(&mut self, detected: Option<crate::Nat>, plain_esp: bool) {
+    pub(super) fn settle_encap(&mut self, detected: Option<crate::Nat>, plain_esp: bool) {
         let detected = detected.filter(|_| self.config.mobike.nats_allowed);
         self.note_nat_detection(detected.is_some(), plain_esp);
         self.nat = detected.unwrap_or_default();
@@ -284,7 +285,7 @@ impl IkeSa {
     }
 
     /// RFC 7296 §2.23: both ports go to 4500, unless they are none of 500 to begin with.
-    fn float(&mut self) {
+    pub(super) fn float(&mut self) {
         for address in [&mut self.local, &mut self.remote] {
             if address.port() == PORT {
                 address.set_port(PORT_NAT_T);
@@ -324,13 +325,17 @@ pub(super) fn respond(
             Notify::new(NotifyType::INVALID_IKE_SPI),
         ));
     }
-    let first = header.exchange == ExchangeType::IKE_SA_INIT
+    let resume = header.exchange == ExchangeType::IKE_SESSION_RESUME;
+    let first = (resume || header.exchange == ExchangeType::IKE_SA_INIT)
         && header.flags.initiator
         && !header.flags.response
         && header.message_id == 0
         && !header.spi_i.is_zero();
     if !first {
         return Err(silent(RejectReason::Unexpected));
+    }
+    if resume {
+        return super::resume::respond(directory, local, remote, &header, bytes, cx);
     }
     // RFC 7296 §3.10.1: INVALID_SYNTAX is never sent in clear.
     let message = Message::parse(bytes).map_err(|error| silent(error.into()))?;
@@ -390,7 +395,7 @@ pub(super) fn respond(
     let fail = |_: Reason| silent(RejectReason::Resources("keys"));
     sa.set_keys(suite, &reply.secret, &nonces).map_err(fail)?;
     let mut payloads = vec![Payload::Sa(vec![answer])];
-    payloads.extend(sa.init_payloads(reply.payload(), &nonces.r, Some(sa.vendor), cx));
+    payloads.extend(sa.init_payloads(Some(reply.payload()), &nonces.r, Some(sa.vendor), cx));
     if !suite.additional.is_empty() {
         payloads.push(notify(NotifyType::INTERMEDIATE_EXCHANGE_SUPPORTED));
     }

@@ -13,6 +13,7 @@ mod intermediate;
 mod message;
 mod mobike;
 mod rekey;
+mod resume;
 mod window;
 
 use core::net::SocketAddr;
@@ -76,6 +77,8 @@ pub struct ChildView<'a> {
 enum Phase {
     /// Initiator: IKE_SA_INIT is on its way.
     Init(Box<init::Init>),
+    /// Initiator: IKE_SESSION_RESUME is on its way.
+    Resume(Box<resume::Resume>),
     /// Initiator: IKE_AUTH is on its way.
     Auth(Box<auth::Auth>),
     /// Responder: waits for IKE_AUTH.
@@ -115,6 +118,12 @@ pub struct IkeSa {
     fragmentation: bool,
     reassembly: Reassembly,
     mobike: Mobility,
+    /// Goes on with an earlier session.
+    resumed: Option<Box<resume::Resumed>>,
+    /// An initiator's, as it proved it, until the response.
+    own_identity: Option<Identity>,
+    /// What the peer gave for the next.
+    ticket: Option<Box<crate::ResumptionTicket>>,
 
     /// Message ID of our next request.
     next_request: u32,
@@ -218,6 +227,9 @@ impl IkeSa {
             fragmentation: false,
             reassembly: Reassembly::default(),
             mobike: Mobility::default(),
+            resumed: None,
+            own_identity: None,
+            ticket: None,
             next_request: 0,
             outstanding: None,
             tasks: VecDeque::new(),
@@ -245,7 +257,10 @@ impl IkeSa {
         cx: &mut Ctx<'_>,
     ) -> Result<(), Discard> {
         let header = Header::parse(message)?;
-        let first = header.exchange == ExchangeType::IKE_SA_INIT;
+        let first = matches!(
+            header.exchange,
+            ExchangeType::IKE_SA_INIT | ExchangeType::IKE_SESSION_RESUME
+        );
         let known =
             header.spi_r == self.spi_r || first && (header.spi_r.is_zero() || self.spi_r.is_zero());
         if header.spi_i != self.spi_i || !known {
@@ -381,6 +396,10 @@ impl IkeSa {
             let response = Message::parse(message)?;
             return self.handle_init_response(&response, local, remote, message, cx);
         }
+        if let Phase::Resume(_) = self.phase {
+            let response = Message::parse(message)?;
+            return self.handle_resume_response(&response, local, remote, message, cx);
+        }
         let Some(opened) = self.open(message, cx.now)? else {
             return Ok(());
         };
@@ -463,7 +482,9 @@ impl IkeSa {
     /// established yet is given up as soon as that is possible.
     pub fn close(&mut self, cx: &mut Ctx<'_>) {
         match self.phase {
-            Phase::Init(_) | Phase::HalfOpen(_) => self.fail(Reason::Closed, cx),
+            Phase::Init(_) | Phase::Resume(_) | Phase::HalfOpen(_) => {
+                self.fail(Reason::Closed, cx);
+            }
             Phase::Auth(_) | Phase::Established => {
                 self.tasks.clear();
                 self.tasks.push_back(Task::now(window::Work::DeleteIke));
@@ -539,7 +560,9 @@ impl IkeSa {
     #[must_use]
     pub const fn state(&self) -> State {
         match self.phase {
-            Phase::Init(_) | Phase::Auth(_) | Phase::HalfOpen(_) => State::Connecting,
+            Phase::Init(_) | Phase::Resume(_) | Phase::Auth(_) | Phase::HalfOpen(_) => {
+                State::Connecting
+            }
             Phase::Established => State::Established,
             Phase::Replaced | Phase::Closing => State::Closing,
             Phase::Dead => State::Dead,
@@ -605,7 +628,10 @@ impl IkeSa {
     #[must_use]
     pub fn is_first_request(&self, header: &Header, remote: SocketAddr) -> bool {
         self.side == Side::Responder
-            && header.exchange == ExchangeType::IKE_SA_INIT
+            && matches!(
+                header.exchange,
+                ExchangeType::IKE_SA_INIT | ExchangeType::IKE_SESSION_RESUME
+            )
             && header.spi_r.is_zero()
             && header.spi_i == self.spi_i
             && remote == self.first_remote

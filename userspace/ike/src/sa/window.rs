@@ -18,6 +18,8 @@ use crate::{Ctx, Output, Reason};
 
 /// Our Delete of an IKE SA is repeated less often than other requests: it is a courtesy.
 const DELETE_TRIES: u32 = 3;
+/// How often IKE_SESSION_RESUME is repeated before a full session is tried: it should be the fast way.
+const RESUME_TRIES: u32 = 2;
 /// How often IKE_SA_INIT is repeated after a refusal that nobody signed (RFC 7296 §2.21.1).
 const TRIES_AFTER_REFUSAL: u32 = 2;
 
@@ -42,6 +44,8 @@ pub(super) struct Request {
 /// What a request is for.
 pub(super) enum Purpose {
     Init,
+    /// IKE_SESSION_RESUME.
+    Resume,
     /// An additional key exchange before IKE_AUTH (RFC 9370).
     Intermediate(Box<KeyPair>),
     /// With the first CHILD_SA, if not childless.
@@ -168,6 +172,7 @@ impl IkeSa {
         };
         let tries = match request.purpose {
             Purpose::DeleteIke => settings.tries.min(DELETE_TRIES),
+            Purpose::Resume => settings.tries.min(RESUME_TRIES),
             _ => settings.tries,
         };
         let refused = request.refusal.filter(|(_, last)| request.attempt >= *last);
@@ -214,6 +219,8 @@ impl IkeSa {
         match self.phase {
             Phase::Established => self.end(reason, cx),
             Phase::Closing => self.end(Reason::Closed, cx),
+            // Perhaps it does not know the exchange.
+            Phase::Resume(_) => self.give_up_resuming(cx),
             _ => self.fail(reason, cx),
         }
     }
@@ -333,7 +340,7 @@ impl IkeSa {
         }
         match request.purpose {
             // Not in SK; and with what AUTH covers.
-            Purpose::Init | Purpose::Intermediate(_) => {}
+            Purpose::Init | Purpose::Resume | Purpose::Intermediate(_) => {}
             Purpose::Auth(wanted) => self.finish_auth(wanted.as_deref(), payloads, cx),
             Purpose::Child(wanted) => self.finish_child(*wanted, payloads, cx),
             Purpose::FollowUp(follow_up) => self.finish_follow_up(*follow_up, payloads, cx),

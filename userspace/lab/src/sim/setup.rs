@@ -190,6 +190,7 @@ impl Plan {
                 size: self.fragment_size,
                 ..Fragmentation::default()
             },
+            resumption: false,
             gate: GateConfig::new(if self.both_start { Role::Client } else { role }),
             auto_role: self.both_start,
             children: self.children(client, role),
@@ -217,6 +218,7 @@ impl Plan {
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
             half_open_limit: Config::HALF_OPEN_LIMIT,
+            ticket_keys: None,
             pools: Vec::new(),
             connections,
         }

@@ -1,17 +1,19 @@
 //! From texts to meanings. Goes on after an error, so that one run shows all of them.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use mitregate_classifier::ModeRequest;
-use mitregate_control::Config;
+use mitregate_control::{Config, TicketKeys};
 use mitregate_esp::{Provider, WorkerId};
+use zeroize::Zeroizing;
 
 use super::error::ConfigError;
 use super::file::{self, File};
 use super::locate::FieldPath;
-use super::{DaemonSettings, OuterSettings, Settings, Source, peers, pools, units};
+use super::{DaemonSettings, OuterSettings, Settings, Source, peers, pools, secret, units};
 use crate::net::inner::InnerConfig;
 
 /// An interface name has at most 15 bytes.
@@ -131,6 +133,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             "is the outer interface: the tunnel needs one of its own, which the daemon makes",
         );
     }
+    let ticket_keys = ticket_keys(&mut check, file.daemon.ticket_key_file.as_deref());
     let pools = pools::pools(&mut check, &file);
     let connections = peers::connections(&mut check, &file);
     match (check.errors.is_empty(), outer, provider) {
@@ -145,6 +148,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
                 worker: WorkerId(0),
                 replay_window: file.daemon.replay_window,
                 half_open_limit: Config::HALF_OPEN_LIMIT,
+                ticket_keys,
                 pools,
                 connections,
             },
@@ -154,6 +158,30 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             Err(check.errors)
         }
     }
+}
+
+/// The secret of the tickets for session resumption, if it shall outlive the process.
+fn ticket_keys(check: &mut Check<'_>, file: Option<&Path>) -> Option<TicketKeys> {
+    let path = file?;
+    let at = FieldPath::of(&["daemon", "ticket_key_file"]);
+    let path = match check.source.path.parent() {
+        Some(folder) => folder.join(path),
+        None => path.to_owned(),
+    };
+    let bytes = check.ok(&at, secret::read_file(&path))?;
+    let exact = <[u8; TicketKeys::LEN]>::try_from(bytes.as_slice());
+    let shown = path.display();
+    let secret = exact.map_err(|_| {
+        format!(
+            "{shown} does not hold {} bytes: `(umask 077; echo 0x$(openssl rand -hex {0}) > {shown})` \
+             makes a good one",
+            TicketKeys::LEN
+        )
+    });
+    check
+        .ok(&at, secret)
+        .map(Zeroizing::new)
+        .map(TicketKeys::new)
 }
 
 fn daemon(check: &mut Check<'_>, daemon: &file::Daemon) -> DaemonSettings {

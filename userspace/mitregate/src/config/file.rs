@@ -49,6 +49,8 @@ pub struct Daemon {
     pub workers: u8,
     /// CPUs for the workers; empty: the scheduler's choice.
     pub cpus: Vec<usize>,
+    /// The secret of the tickets for session resumption, 32 bytes; without it they end with the process.
+    pub ticket_key_file: Option<PathBuf>,
     /// Packets that an inbound SA's replay window spans.
     pub replay_window: u32,
     /// A level, or a tracing filter such as `info,mitregate_ike=debug`.
@@ -66,6 +68,7 @@ impl Default for Daemon {
             provider: "aws-lc".into(),
             workers: 1,
             cpus: Vec::new(),
+            ticket_key_file: None,
             replay_window: Config::REPLAY_WINDOW,
             log: "info".into(),
             log_format: "human".into(),
@@ -157,6 +160,9 @@ pub struct Connection {
     pub fragmentation: String,
     /// Bytes of the largest IP datagram that a message is sent in whole.
     pub fragment_size: Option<usize>,
+    /// Of sessions, by tickets (RFC 5723): `yes` or `no`.
+    #[serde(default = "yes")]
+    pub resumption: String,
     /// Silence after which the peer is asked for a sign of life; `0s`: never.
     pub dpd_delay: Option<String>,
     /// Time without an answer after which the peer is dead; `0s`: as the retransmissions say.

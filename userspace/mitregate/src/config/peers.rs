@@ -215,6 +215,11 @@ fn connection(
     let gate = gate(check, &at.key("gate"), &connection.gate, role?);
     let retransmit = retransmit(check, at, connection);
     let fragmentation = fragmentation(check, at, connection);
+    let resumption = check.word(
+        &at.key("resumption"),
+        &connection.resumption,
+        &[("yes", true), ("no", false)],
+    );
     if connection.children.is_empty() {
         check.error(
             &at.key("children"),
@@ -298,6 +303,7 @@ fn connection(
         encap: encap?,
         retransmit,
         fragmentation: fragmentation?,
+        resumption: resumption?,
         gate,
         auto_role,
         children,

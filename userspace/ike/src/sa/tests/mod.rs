@@ -12,6 +12,7 @@ mod fragments;
 mod handshake;
 mod refusals;
 mod rekey_ike;
+mod resume;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -70,6 +71,7 @@ fn config(name: &str, local: &str, remote: &str) -> IkeConfig {
         encap: EncapMode::Auto,
         retransmit: Retransmit::default(),
         fragmentation: Fragmentation::default(),
+        resumption: true,
         announce: Announce::default(),
         peer_rekey: PeerRekey::default(),
         vips: Vec::new(),
@@ -142,9 +144,13 @@ impl Setup {
     }
 }
 
-struct Lookup(Arc<IkeConfig>);
+struct Lookup(Arc<IkeConfig>, Option<Arc<TicketKeys>>);
 
 impl Directory for Lookup {
+    fn tickets(&self) -> Option<&TicketKeys> {
+        self.1.as_deref()
+    }
+
     fn by_address(&self, _: SocketAddr, _: SocketAddr) -> Vec<Arc<IkeConfig>> {
         vec![self.0.clone()]
     }
@@ -219,6 +225,8 @@ pub(super) struct Host {
     pub(super) leases: Leased,
     pub(super) rng: ChaCha20Rng,
     jar: Option<CookieJar>,
+    /// A gateway's secret of session resumption.
+    pub(super) tickets: Option<Arc<TicketKeys>>,
     /// CHILD_SAs by inbound SPI.
     pub(super) installed: BTreeMap<Spi, ChildSa>,
     pub(super) established: Vec<Established>,
@@ -281,6 +289,7 @@ impl World {
             leases: Leased::default(),
             rng: ChaCha20Rng::seed_from_u64(rng.next_u64()),
             jar: None,
+            tickets: None,
             installed: BTreeMap::new(),
             established: Vec::new(),
             redundant: Vec::new(),
@@ -536,7 +545,7 @@ impl World {
                     return self.send(to, destination, source, &reply);
                 }
             }
-            let lookup = Arc::new(Lookup(host.config.clone()));
+            let lookup = Arc::new(Lookup(host.config.clone(), host.tickets.clone()));
             let result = self.with_cx(to, |cx| {
                 IkeSa::respond(lookup, destination, source, bytes, cx)
             });
