@@ -176,11 +176,15 @@ impl Control {
     /// Pings every tunnel, and lets each client's IKE SA show itself too: behind a NAT that keeps
     /// apart what is ESP and what is UDP, a ping does not move IKE.
     pub(crate) fn path_changed(&mut self, now: Duration) {
-        for at in self.tunnels.keys() {
-            self.gate(now, at, Input::PathChanged);
-        }
+        self.ping_all(now);
         for id in self.client_sessions() {
             self.with_ike(now, id, IkeSa::path_changed);
+        }
+    }
+
+    fn ping_all(&mut self, now: Duration) {
+        for at in self.tunnels.keys() {
+            self.gate(now, at, Input::PathChanged);
         }
     }
 
@@ -230,7 +234,7 @@ impl Control {
         for id in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.move_session(now, id, present);
         }
-        self.path_changed(now);
+        self.ping_all(now);
     }
 
     fn move_session(&mut self, now: Duration, id: SessionId, present: &[IpAddr]) {

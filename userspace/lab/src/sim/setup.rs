@@ -59,6 +59,8 @@ pub struct Plan {
     pub peer_rekey: PeerRekey,
     /// The gateway starts, too, and who is the client is decided when they meet.
     pub both_start: bool,
+    /// Both do MOBIKE.
+    pub mobike: bool,
 }
 
 impl Default for Plan {
@@ -80,6 +82,7 @@ impl Default for Plan {
             fragment_size: Fragmentation::DEFAULT_SIZE,
             peer_rekey: PeerRekey::default(),
             both_start: false,
+            mobike: true,
         }
     }
 }
@@ -207,7 +210,11 @@ impl Plan {
             unique: Unique::default(),
             max_peers: ConnectionConfig::MAX_PEERS,
             childless: Childless::default(),
-            mobility: Mobility::default(),
+            mobility: Mobility {
+                mobike: self.mobike,
+                any_local: role == Role::Client,
+                ..Mobility::default()
+            },
         }
     }
 

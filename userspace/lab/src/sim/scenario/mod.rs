@@ -3,6 +3,7 @@
 mod basic;
 mod faults;
 mod long;
+mod mobility;
 mod peers;
 mod rekey;
 
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Scenario> {
         basic::SCENARIOS,
         rekey::SCENARIOS,
         faults::SCENARIOS,
+        mobility::SCENARIOS,
         peers::SCENARIOS,
         long::SCENARIOS,
     ]
