@@ -483,14 +483,18 @@ impl Gate {
             .and_then(|id| self.epochs.iter().find(|e| e.id == id));
         let ours_to_delete = self.config.role == Role::Client
             || active.is_some_and(|e| e.proof == Some(Proof::Released(Release::RekeyAnswered)));
-        let peer_moved_until = active
-            .and_then(|e| match e.proof {
-                Some(Proof::Released(Release::RekeyAnswered)) => Some(e.since),
-                _ if e.peer_data => Some(e.since),
-                _ => e.peer_pinged,
-            })
-            .map(|moved| moved + min);
+        let seen = |e: &Epoch| match e.proof {
+            Some(Proof::Released(Release::RekeyAnswered)) => Some(e.since),
+            _ if e.peer_data => Some(e.since),
+            _ => e.peer_pinged,
+        };
         for at in 0..self.epochs.len() {
+            let id = self.epochs[at].id;
+            // Seen on any later one, it has left this one: where rekeys are frequent, the active one is
+            // always too young to tell.
+            let later = |e: &&Epoch| self.active == Some(e.id) || e.id > id && e.proof.is_some();
+            let peer_moved_until = self.epochs.iter().filter(later).filter_map(seen).min();
+            let peer_moved_until = peer_moved_until.map(|moved| moved + min);
             let epoch = &mut self.epochs[at];
             if epoch.drain_deadline.is_none_or(|t| t > now) {
                 continue;
