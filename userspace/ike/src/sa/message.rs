@@ -233,7 +233,7 @@ impl IkeSa {
 
 /// One datagram with `plaintext` in what `payload` makes an SK or SKF payload of; its ciphertext starts
 /// at `at`.
-fn seal_part(
+pub(super) fn seal_part(
     keys: &mut Keys,
     mut message: Message,
     at: usize,
@@ -251,10 +251,10 @@ fn seal_part(
 }
 
 /// Where the ciphertext starts in our messages.
-const SK_AT: usize = HEADER_LEN + PAYLOAD_HEADER_LEN;
+pub(super) const SK_AT: usize = HEADER_LEN + PAYLOAD_HEADER_LEN;
 /// Payload header, fragment number and total (RFC 7383 §2.5).
 const FRAGMENT_HEADER_LEN: usize = PAYLOAD_HEADER_LEN + 4;
-const SKF_AT: usize = HEADER_LEN + FRAGMENT_HEADER_LEN;
+pub(super) const SKF_AT: usize = HEADER_LEN + FRAGMENT_HEADER_LEN;
 
 /// A protected message on its way out.
 pub(super) struct Sealed {

@@ -5,6 +5,8 @@ mod certificates;
 mod child;
 mod configuration;
 mod followup;
+#[cfg(any(test, feature = "forge"))]
+mod forge;
 mod fragment;
 mod grant;
 mod informational;
