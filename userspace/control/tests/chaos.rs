@@ -41,7 +41,7 @@ fn fault(world: &mut World, rng: &mut ChaCha20Rng) -> String {
         4 => {
             let host = u8::try_from(below(rng, 250)).unwrap_or(1);
             if let Some(nat) = world.nat() {
-                nat.remap(std::net::Ipv4Addr::new(203, 0, 113, host).into());
+                nat.remap(std::net::Ipv4Addr::new(203, 0, 113, host));
             }
             "NAT remap".to_owned()
         }
