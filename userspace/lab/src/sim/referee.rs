@@ -200,3 +200,144 @@ pub fn misdelivered(host: usize, inner: &Inner, flows: &[super::world::Flow]) ->
     (inner.sequence == 0 || inner.sequence > flow.sent)
         .then(|| format!("packet {} was never sent", inner.sequence))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mitregate_esp::{CipherSuite, OutboundSa, Provider, SaKey};
+    use mitregate_wire::esp::Spi;
+    use zeroize::Zeroizing;
+
+    /// A host that may do what the code under test does not.
+    struct Cheat {
+        referee: Referee,
+        sa: OutboundSa,
+        peer: OutboundSa,
+    }
+
+    const SUITE: CipherSuite = CipherSuite::Aes128Gcm16;
+
+    fn spi(n: u32) -> Spi {
+        Spi::new(n).unwrap()
+    }
+
+    fn keys(spi_in: u32, spi_out: u32, key_out: u8) -> LoggedKeys {
+        LoggedKeys::Esp {
+            spi_in: spi(spi_in),
+            spi_out: spi(spi_out),
+            suite: SUITE,
+            esn: false,
+            key_in: Zeroizing::new(vec![1; 20]),
+            key_out: Zeroizing::new(vec![key_out; 20]),
+        }
+    }
+
+    fn sealer(spi_out: u32, key: u8) -> OutboundSa {
+        let key = SaKey::from_keymat(SUITE, &[key; 20]).unwrap();
+        OutboundSa::new(spi(spi_out), &key, Provider::ALL[0], false)
+    }
+
+    fn packet(payload: Vec<u8>) -> Packet {
+        Packet {
+            src: ([10, 0, 0, 1], 0).into(),
+            dst: ([10, 0, 0, 2], 0).into(),
+            payload,
+            id: 0,
+        }
+    }
+
+    fn seal(sa: &mut OutboundSa, next_header: u8, inner: &[u8]) -> Packet {
+        let mut buf = vec![0; 200];
+        buf[50..50 + inner.len()].copy_from_slice(inner);
+        let range = sa.seal(&mut buf, 50..50 + inner.len(), next_header, 0);
+        packet(buf[range.unwrap()].to_vec())
+    }
+
+    fn echo(kind: Kind) -> Vec<u8> {
+        let message = Echo {
+            kind,
+            id: 7,
+            seq: 1,
+            data: &[9; 8],
+        };
+        let mut out = vec![0; 64];
+        let len = message.emit(&mut out).unwrap();
+        out.truncate(len);
+        out
+    }
+
+    impl Cheat {
+        fn new() -> Self {
+            let mut referee = Referee::default();
+            referee.keys(0, &keys(500, 600, 2)).unwrap();
+            Self {
+                referee,
+                sa: sealer(600, 2),
+                peer: sealer(500, 1),
+            }
+        }
+
+        fn send(&mut self, next_header: u8, inner: &[u8]) -> Result<(), String> {
+            let packet = seal(&mut self.sa, next_header, inner);
+            self.referee.sent(0, &packet)
+        }
+
+        fn hear(&mut self, next_header: u8, inner: &[u8]) {
+            let packet = seal(&mut self.peer, next_header, inner);
+            self.referee.delivered(0, &packet);
+        }
+    }
+
+    fn found(result: Result<(), String>, what: &str) {
+        let text = result.unwrap_err();
+        assert!(text.starts_with(what), "{text}");
+    }
+
+    #[test]
+    fn data_before_the_answer_to_a_ping_is_found() {
+        let request = echo(Kind::Request { return_spi: None });
+        let mut cheat = Cheat::new();
+        found(cheat.send(4, &[0x45; 40]), "I1");
+        cheat.send(echo::NEXT_HEADER, &request).unwrap();
+        found(cheat.send(4, &[0x45; 40]), "I1");
+        // Not by a request of the peer's.
+        cheat.hear(echo::NEXT_HEADER, &request);
+        found(cheat.send(4, &[0x45; 40]), "I1");
+        cheat.hear(echo::NEXT_HEADER, &echo(Kind::Response));
+        cheat.send(4, &[0x45; 40]).unwrap();
+    }
+
+    #[test]
+    fn an_answer_to_no_ping_proves_nothing_and_the_peers_data_does() {
+        let mut cheat = Cheat::new();
+        cheat.hear(echo::NEXT_HEADER, &echo(Kind::Response));
+        found(cheat.send(4, &[0x45; 40]), "I1");
+        cheat.hear(4, &[0x45; 40]);
+        cheat.send(4, &[0x45; 40]).unwrap();
+    }
+
+    #[test]
+    fn a_nonce_or_a_key_that_comes_twice_is_found() {
+        let mut cheat = Cheat::new();
+        let request = echo(Kind::Request { return_spi: None });
+        cheat.send(echo::NEXT_HEADER, &request).unwrap();
+        cheat.sa = sealer(600, 2);
+        found(cheat.send(echo::NEXT_HEADER, &request), "I3");
+        found(cheat.referee.keys(0, &keys(501, 601, 2)), "I3");
+        cheat.referee.keys(0, &keys(502, 602, 3)).unwrap();
+    }
+
+    #[test]
+    fn plaintext_on_the_wire_and_esp_of_nobody_are_found() {
+        let mut cheat = Cheat::new();
+        let mut bytes = vec![0; 100];
+        bytes[30..46].copy_from_slice(&MARKER);
+        found(cheat.referee.sent(0, &packet(bytes)), "I2");
+        let mut stranger = sealer(601, 2);
+        let strange = seal(&mut stranger, 4, &[0x45; 40]);
+        found(cheat.referee.sent(0, &strange), "ESP was sent to SPI");
+        let mut forger = sealer(600, 3);
+        let forged = seal(&mut forger, 4, &[0x45; 40]);
+        found(cheat.referee.sent(0, &forged), "ESP to SPI");
+    }
+}

@@ -282,6 +282,8 @@ pub struct Site {
     pub gateway: usize,
     /// Box.
     pub nat: Option<usize>,
+    /// As configured at both ends.
+    pub encap: EncapMode,
     /// Of each tunnel: from the client, from the gateway.
     pub flows: Vec<[usize; 2]>,
 }
@@ -321,6 +323,7 @@ impl Site {
             clients: hosts,
             gateway,
             nat,
+            encap: plan.encap,
             flows,
         }
     }

@@ -251,10 +251,15 @@ impl World {
         self.hosts[at].spec.address
     }
 
-    /// Gives a host another address: its packets from the old one are lost from now on.
-    pub fn set_address(&mut self, at: usize, address: Ipv4Addr) {
+    /// Moves a host to another address, in the open network or behind a box, and tells it: its packets from
+    /// the old address are lost from now on.
+    pub fn move_host(&mut self, at: usize, address: Ipv4Addr, parent: Option<usize>) {
         self.hosts[at].spec.address = address;
-        self.note(|| Entry::note(format!("host {at} is now at {address}")));
+        if let Some(attachment) = self.attached.get_mut(&Place::Host(at)) {
+            attachment.parent = parent;
+        }
+        let addresses = vec![IpAddr::V4(address)];
+        self.command(at, Command::AddressesChanged { addresses });
     }
 
     /// The link of a host.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use mitregate_control::Command;
+use mitregate_control::{Command, EncapMode};
 
 use super::{Scenario, Stage};
 use crate::sim::passing::settle;
@@ -31,6 +31,13 @@ pub const SCENARIOS: &[Scenario] = &[
         seeds: 300,
         tested: 10,
         run: nat_crash,
+    },
+    Scenario {
+        name: "move",
+        about: "the client gets other addresses, behind the NAT or in front of it (RFC 4555)",
+        seeds: 300,
+        tested: 8,
+        run: moves,
     },
     Scenario {
         name: "chaos",
@@ -177,4 +184,32 @@ fn fault(stage: &mut Stage, site: &Site) {
 fn initiate(stage: &mut Stage, client: usize) {
     let child = "net".to_owned();
     stage.world.command(client, Command::Initiate { child });
+}
+
+fn moves(stage: &mut Stage) -> Result<(), Violation> {
+    let plan = Plan {
+        mobike: !stage.one_in(4),
+        ..Plan::default()
+    };
+    let site = running(stage, plan)?;
+    let lossy = stage.one_in(2);
+    if lossy {
+        let link = stage.world.link(site.gateway);
+        (link.loss, link.duplicate) = (100, 50);
+    }
+    for _ in 0..=stage.below(3) {
+        let last = u8::try_from(10 + stage.below(200)).unwrap_or(10);
+        // To conntrack-generic, plain ESP from another inside address is a second client's, and does not
+        // pass for ten minutes.
+        let behind = site.nat.filter(|_| site.encap != EncapMode::Esp);
+        let behind = behind.filter(|_| !stage.one_in(2));
+        let address = match behind {
+            Some(_) => Ipv4Addr::new(192, 168, 1, last),
+            None => Ipv4Addr::new(203, 0, 113, last),
+        };
+        stage.world.move_host(site.clients[0], address, behind);
+        let length = stage.ms(10, 15_000);
+        stage.world.run(length)?;
+    }
+    settle(&mut stage.world, &site)
 }

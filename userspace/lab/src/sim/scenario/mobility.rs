@@ -1,9 +1,7 @@
 //! Addresses that change, and mappings.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
-
-use mitregate_control::Command;
 
 use super::{Scenario, Stage};
 use crate::sim::nat::Model;
@@ -60,11 +58,7 @@ fn move_client(stage: &mut Stage, site: &Site) {
     let [a, b, c, _] = stage.world.address(client).octets();
     let last = u8::try_from(20 + stage.below(200)).unwrap_or(20);
     let address = Ipv4Addr::new(a, b, c, last);
-    stage.world.set_address(client, address);
-    let addresses = vec![IpAddr::V4(address)];
-    stage
-        .world
-        .command(client, Command::AddressesChanged { addresses });
+    stage.world.move_host(client, address, site.nat);
 }
 
 fn roam(stage: &mut Stage) -> Result<(), Violation> {
