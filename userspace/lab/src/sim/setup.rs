@@ -109,8 +109,11 @@ pub fn gateway_inside(child: u8) -> Ipv4Addr {
 impl Plan {
     fn child_lifetime(&self) -> ChildLifetime {
         let default = ChildLifetime::new(self.rekey_time);
-        let (life_bytes, rand_bytes) = ChildLifetime::count_for(self.rekey_bytes);
-        let (life_packets, rand_packets) = ChildLifetime::count_for(self.rekey_packets);
+        // So few bytes and packets that a tenth more would be gone before a lossy link lets a rekey pass.
+        let life_bytes = self.rekey_bytes.saturating_mul(4);
+        let life_packets = self.rekey_packets.saturating_mul(4);
+        let (_, rand_bytes) = ChildLifetime::count_for(self.rekey_bytes);
+        let (_, rand_packets) = ChildLifetime::count_for(self.rekey_packets);
         ChildLifetime {
             life_time: self.life_time.unwrap_or(default.life_time),
             rekey_bytes: self.rekey_bytes,
