@@ -116,6 +116,8 @@ fn lifetimes(stage: &mut Stage) -> Result<(), Violation> {
     let link = if stage.one_in(2) {
         stage.quiet_link()
     } else {
+        // Half a second of traffic is between the soft limit and the hard one.
+        stage.world.announced.push("expired before it was replaced");
         stage.lossy_link()
     };
     let site = stage.pair(plan, link);
