@@ -53,6 +53,8 @@ pub(super) struct Child {
     pub(super) initiator: bool,
     /// How often a rekey by the peer was refused.
     pub(super) refused: u8,
+    /// The lower of the nonces that it was made with.
+    pub(super) lowest_nonce: Vec<u8>,
 }
 
 /// A CHILD_SA that we negotiate.
@@ -577,6 +579,7 @@ impl IkeSa {
             successors: 0,
             replaced: agreed.replaces,
             initiator: agreed.initiator,
+            lowest_nonce: nonces.lowest().to_vec(),
             refused: 0,
         });
         Ok(())

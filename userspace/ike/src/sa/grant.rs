@@ -242,8 +242,16 @@ impl IkeSa {
             return Ok(payloads);
         }
         self.note_rival(replaced.map(|(_, replaced)| replaced), spi_in, nonces);
+        let crossed = replaced.is_some_and(|(_, replaced)| {
+            self.has_successor(replaced, |ours| {
+                ours.initiator && nonces.lowest() < ours.lowest_nonce.as_slice()
+            })
+        });
         self.install(agreed, &shared.into(), nonces)
             .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
+        if crossed {
+            self.outputs.push_back(Output::ChildRedundant { spi_in });
+        }
         Ok(payloads)
     }
 
