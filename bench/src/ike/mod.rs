@@ -1,6 +1,6 @@
-//! IKE handshakes per second as the responder, and memory per IKE SA: mitregate's daemon and
-//! strongSwan by turns in the same namespaces, on the same core, under the same load; and our state
-//! machine alone.
+//! IKE handshakes per second as the responder, and memory per IKE SA: our state machine alone, and
+//! strongSwan, by turns; with `--daemon` also mitregate's daemon in the same namespaces, on the same
+//! core, under the same load as strongSwan.
 //!
 //! Debian ships no load generator of strongSwan's, so the initiators are ours ([`load`]): many
 //! handshakes under way at once, each with an identity of its own, on the other core. Each system
@@ -70,6 +70,10 @@ pub struct Options {
     /// A strongSwan beside the machine's own: VERSION=FOLDER
     #[arg(long)]
     peer: Vec<String>,
+    /// Also the daemon in its namespace, whose bounds on strangers (docs/ike-limits.md) this measures:
+    /// all initiators have one address
+    #[arg(long)]
+    daemon: bool,
 }
 
 /// What is negotiated.
@@ -169,7 +173,8 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
         "network namespaces need root"
     );
     interrupt::catch()?;
-    let mut systems = vec![System::Engine, System::Mitregate];
+    let mut systems = vec![System::Engine];
+    systems.extend(options.daemon.then_some(System::Mitregate));
     systems.push(System::Swan(Release {
         name: "5.9".into(),
         root: None,

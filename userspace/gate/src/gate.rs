@@ -207,14 +207,18 @@ impl Gate {
         }
     }
 
-    /// One that the peer made and that lost to ours. If it carries data already, it does so until ours
-    /// is proven.
+    /// One that lost to another that replaces the same. The peer's: if it carries data already, it does so
+    /// until ours is proven. Ours: it goes when the peer's carries data.
     fn lost(&mut self, epoch: EpochId) {
-        if let Some(at) = self.position(epoch)
-            && self.epochs[at].is_unproven()
-        {
-            self.epochs[at].redundant = true;
-            self.epochs[at].probe.stop();
+        let Some(at) = self.position(epoch) else {
+            return;
+        };
+        let epoch = &mut self.epochs[at];
+        if epoch.is_unproven() {
+            epoch.redundant = true;
+            epoch.probe.stop();
+        } else if epoch.initiated {
+            epoch.redundant = true;
         }
     }
 
@@ -501,7 +505,9 @@ impl Gate {
             }
             let last_sign = epoch.since.max(epoch.heard.unwrap_or_default());
             let longest = last_sign + self.config.drain_max;
-            let moved = peer_moved_until.filter(|_| ours_to_delete);
+            // RFC 7296 §2.8.1: a redundant one is deleted by the side that made it.
+            let ours = ours_to_delete || epoch.redundant && epoch.initiated;
+            let moved = peer_moved_until.filter(|_| ours);
             if longest <= now || moved.is_some_and(|t| t <= now) {
                 self.abandon(now, at);
             } else {

@@ -124,8 +124,8 @@ pub enum Output {
     Redundant(Box<IkeSa>),
     /// The IKE SA was not rekeyed, and stays.
     RekeyFailed(Reason),
-    /// Both sides rekeyed a CHILD_SA at once, and this is the successor that is not needed: made by the
-    /// peer, which deletes it (RFC 7296 §2.8.1). One of ours says so in [`ChildSa::redundant`].
+    /// Both sides rekeyed a CHILD_SA at once, and this is the successor that is not needed. The side that
+    /// made it deletes it (RFC 7296 §2.8.1). One of ours that comes up so says so in [`ChildSa::redundant`].
     ChildRedundant {
         /// Our inbound SPI.
         spi_in: Spi,

@@ -48,7 +48,7 @@ pub(super) struct Child {
     /// How many CHILD_SAs were made to replace this one.
     successors: u32,
     /// Our inbound SPI of the one that this one replaced.
-    replaced: Option<Spi>,
+    pub(super) replaced: Option<Spi>,
     /// We started the exchange that made it.
     pub(super) initiator: bool,
     /// How often a rekey by the peer was refused.

@@ -139,18 +139,19 @@ impl IkeSa {
             }));
         };
         let (config, spi_in) = (self.children[index].config, self.children[index].spi_in);
-        // RFC 7296 §2.25.1: not one that we are closing; and so, as §2.8.2 puts it for an IKE SA, not
-        // one that we have rekeyed already, whether or not its Delete is on its way.
-        let replaced = self.has_successor(spi_in, |successor| successor.initiator);
-        if self.children[index].deleting || replaced {
+        // RFC 7296 §2.25.1: not one that we are closing, nor a second time.
+        let again = self.has_successor(spi_in, |successor| !successor.initiator);
+        if self.children[index].deleting || again {
             return temporary_failure();
         }
         // RFC 9370 §2.2.4: nor one whose successor only lacks more key exchanges.
         if self.follows_up_for(spi_in) {
             return temporary_failure();
         }
-        // One that we are rekeying is: the nonces will tell which successor is redundant.
-        if self.rekey_under_way(Some(spi_in)) {
+        // One that we are rekeying is, and one that we have just rekeyed: the request crossed ours, and the
+        // peer waits for an answer like any other (§2.8.1; one that is refused here may forget to send on
+        // our successor). The nonces tell which of the two is redundant.
+        if self.rekey_under_way(Some(spi_in)) || self.has_successor(spi_in, |_| true) {
             return Ok((config, spi_in));
         }
         match self.config.peer_rekey {
@@ -242,14 +243,20 @@ impl IkeSa {
             return Ok(payloads);
         }
         self.note_rival(replaced.map(|(_, replaced)| replaced), spi_in, nonces);
-        let crossed = replaced.is_some_and(|(_, replaced)| {
-            self.has_successor(replaced, |ours| {
-                ours.initiator && nonces.lowest() < ours.lowest_nonce.as_slice()
-            })
+        let ours = self.children.iter().find(|child| {
+            let crossed = replaced.is_some_and(|(_, old)| child.replaced == Some(old));
+            crossed && child.initiator && !child.deleting
+        });
+        let redundant = ours.map(|ours| {
+            if nonces.lowest() < ours.lowest_nonce.as_slice() {
+                spi_in
+            } else {
+                ours.spi_in
+            }
         });
         self.install(agreed, &shared.into(), nonces)
             .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
-        if crossed {
+        if let Some(spi_in) = redundant {
             self.outputs.push_back(Output::ChildRedundant { spi_in });
         }
         Ok(payloads)
