@@ -208,7 +208,8 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
                     turn + 1,
                     options.runs.max(1)
                 );
-                samples.push(measure(options, exchange, system)?);
+                let fresh = rows.is_empty() && turn == 0;
+                samples.push(measure(options, exchange, system, fresh)?);
             }
         }
         for (system, samples) in systems.iter().zip(samples) {
@@ -262,12 +263,13 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-fn measure(options: &Options, exchange: &Exchange, system: &System) -> Result<Sample> {
+/// `fresh`: nothing has run in this process yet.
+fn measure(options: &Options, exchange: &Exchange, system: &System, fresh: bool) -> Result<Sample> {
     let secret = payload::random_hex(16)?;
     let psk = Psk::new(Zeroizing::new(secret.clone().into_bytes()));
     let exchange = *exchange;
     if let System::Engine = system {
-        return engine_alone(options.handshakes, exchange, &psk);
+        return engine_alone(options.handshakes, exchange, &psk, fresh);
     }
     let lab = Lab::up_with("mitregate-bench", Middle::Router)?;
     let logs = mitregate_lab::topology::log_dir("mitregate-bench", None)?;
@@ -318,7 +320,7 @@ fn measure(options: &Options, exchange: &Exchange, system: &System) -> Result<Sa
     })
 }
 
-fn engine_alone(count: u32, exchange: Exchange, psk: &Psk) -> Result<Sample> {
+fn engine_alone(count: u32, exchange: Exchange, psk: &Psk, fresh: bool) -> Result<Sample> {
     let before = resident(std::process::id())?;
     let (timed, kept) = engine::run(count, server(exchange, psk)?, &|n| client(exchange, n, psk))?;
     let grown = resident(std::process::id())?.saturating_sub(before);
@@ -328,7 +330,7 @@ fn engine_alone(count: u32, exchange: Exchange, psk: &Psk) -> Result<Sample> {
         wall: rate,
         cpu: rate,
         // The allocator gives little back between two runs, so that only the first one tells.
-        bytes: (grown > 0).then_some(grown / u64::from(count)),
+        bytes: fresh.then_some(grown / u64::from(count)),
     })
 }
 
