@@ -53,7 +53,7 @@ impl Control {
         let id = if spi.is_zero() {
             let id = self.callers.by_first(remote, header.spi_i);
             let session = id.and_then(|id| self.sessions.get(&id));
-            id.filter(|_| session.is_some_and(|s| s.sa.is_first_request(&header, remote)))
+            id.filter(|_| session.is_some_and(|s| s.sa.is_first_request(&header, remote, message)))
         } else {
             self.by_spi.get(&spi).copied()
         };

@@ -41,7 +41,8 @@ impl Control {
             None
         } else {
             let of_peer = |c: &Connection| {
-                c.template == Some(named) && c.peer.as_ref() == Some(&established.peer_id)
+                let peer = c.peer.as_ref();
+                c.template == Some(named) && peer.is_some_and(|id| id.is(&established.peer_id))
             };
             self.connections.position(of_peer)
         };

@@ -38,18 +38,15 @@ struct Pool {
     said: bool,
 }
 
-/// An identity as a key.
-type Peer = (u8, Vec<u8>);
+/// A connection, and an identity of which it has seen proof: another connection may ask for less.
+type Peer = (String, (u8, Vec<u8>));
 
 struct Lease {
     peer: Identity,
+    key: Peer,
     /// The connection that has it; `None` while its peer is away.
     owner: Option<usize>,
     since: Duration,
-}
-
-fn key(peer: &Identity) -> Peer {
-    (peer.kind().0, peer.data().to_vec())
 }
 
 impl Pools {
@@ -123,10 +120,11 @@ impl Leases for Pools {
                 continue;
             };
             let of_family = |at: &usize| self.pools[*at].config.start.is_ipv4() == v4;
+            let key = (connection.to_owned(), peer.key());
             let pools: Vec<_> = user.pools.iter().copied().filter(of_family).collect();
             let found = pools.iter().find_map(|at| {
                 let pool = &mut self.pools[*at];
-                pool.assign(peer, *wanted, user.never, self.now)
+                pool.assign(peer, &key, *wanted, user.never, self.now)
             });
             assigned.addresses.extend(found);
             if found.is_none() {
@@ -164,11 +162,12 @@ impl Pool {
     fn assign(
         &mut self,
         peer: &Identity,
+        key: &Peer,
         wanted: IpAddr,
         never: bool,
         now: Duration,
     ) -> Option<IpAddr> {
-        let own = self.by_peer.get(&key(peer)).cloned().unwrap_or_default();
+        let own = self.by_peer.get(key).cloned().unwrap_or_default();
         let usable = |address: &&IpAddr| {
             let lease = self.leases.get(address);
             lease.is_some_and(|lease| !never || lease.owner.is_none())
@@ -188,18 +187,20 @@ impl Pool {
             address,
             Lease {
                 peer: peer.clone(),
+                key: key.clone(),
                 owner: self.leases.get(&address).and_then(|lease| lease.owner),
                 since: now,
             },
         );
         if let Some(before) = before
-            && before.peer != *peer
+            && before.key != *key
         {
-            let of_peer = self.by_peer.get_mut(&key(&before.peer));
+            let of_peer = self.by_peer.get_mut(&before.key);
             of_peer.map(|of_peer| of_peer.remove(&address));
             self.by_peer.retain(|_, addresses| !addresses.is_empty());
         }
-        self.by_peer.entry(key(peer)).or_default().insert(address);
+        let of_peer = self.by_peer.entry(key.clone()).or_default();
+        of_peer.insert(address);
         debug!(pool = self.config.name, %peer, "virtual address assigned");
         Some(address)
     }
@@ -364,6 +365,21 @@ mod tests {
         pools.own(&[second], 1);
         pools.disown(0, &[]);
         assert_eq!(v4(&mut pools, "a", "0.0.0.0"), Some(first));
+    }
+
+    /// Who it is, another connection may have asked for less to believe.
+    #[test]
+    fn a_lease_is_of_one_identity_of_one_connection_however_it_is_spelled() {
+        let mut pools = pools(Unique::Replace);
+        pools.add_user("guests", &["four".into()], Unique::Replace);
+        let mut got = |connection: &str, peer: &str| {
+            let got = pools.assign(connection, &id(peer), &[ip("0.0.0.0")]);
+            got.addresses[0]
+        };
+        assert_eq!(got("home", "a.lab"), ip("10.3.0.1"));
+        assert_eq!(got("home", "A.Lab"), ip("10.3.0.1"));
+        assert_eq!(got("guests", "a.lab"), ip("10.3.0.2"));
+        assert_eq!(got("home", "a.lab"), ip("10.3.0.1"));
     }
 
     #[test]

@@ -216,6 +216,23 @@ fn no_more_peers_than_there_may_be() {
     assert_eq!(net.list(0).tunnels.len(), 2);
 }
 
+/// Else one peer would count as many, and take what is for many.
+#[test]
+fn a_peer_that_spells_its_name_in_other_letters_is_the_same() {
+    let mut config = gateway();
+    config.max_peers = 1;
+    let mut net = world(1, config);
+    net.run(secs(5));
+    let before = vip(&net, 1);
+    let mut again = client(1);
+    again.local_id = "client1@LAB".parse().unwrap();
+    let at = net.start(&address(1), Vec::new(), vec![again]);
+    net.run(secs(20));
+    assert_eq!(net.status(at), ["proven"]);
+    assert_eq!(vip(&net, at), before);
+    assert_eq!(net.list(0).connections.len(), 2);
+}
+
 /// swanctl's `keep`: a second of one name from elsewhere is refused as long as the first is there.
 #[test]
 fn keep_refuses_a_second_of_the_same_name() {

@@ -122,6 +122,27 @@ pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     a == b || compare(a, b, |_| false)
 }
 
+/// The same bytes for the same name, and for no other.
+pub(crate) fn key(der: &[u8]) -> Vec<u8> {
+    let Some(list) = attributes(der) else {
+        return [&[0], der].concat();
+    };
+    let mut key = vec![1];
+    for attribute in list {
+        let value = string(&attribute.value).map(|text| fold(&text).into_bytes());
+        let (kind, value) = match value {
+            Some(text) => (0, text),
+            // Of no type that is text: as it is encoded.
+            None => (1, attribute.value.to_der().unwrap_or_default()),
+        };
+        for part in [attribute.oid.as_bytes(), &[kind], &value] {
+            key.extend_from_slice(&part.len().to_be_bytes());
+            key.extend_from_slice(part);
+        }
+    }
+    key
+}
+
 /// Does a name fit a pattern, in which a value `*` stands for any?
 pub(crate) fn fits(pattern: &[u8], name: &[u8]) -> bool {
     compare(pattern, name, |value| {

@@ -52,6 +52,25 @@ impl Identity {
             }
     }
 
+    /// What to find it by, however it is spelled: equal for two of which one [`is`](Self::is) the
+    /// other, and for no others.
+    #[must_use]
+    pub fn key(&self) -> (u8, Vec<u8>) {
+        let key = match self.kind {
+            IdType::FQDN => self.data.to_ascii_lowercase(),
+            IdType::RFC822_ADDR => {
+                let mut key = self.data.clone();
+                if let Some(at) = domain_at(&key) {
+                    key[at..].make_ascii_lowercase();
+                }
+                key
+            }
+            IdType::DER_ASN1_DN => dn::key(&self.data),
+            _ => self.data.clone(),
+        };
+        (self.kind.0, key)
+    }
+
     /// The attributes of a distinguished name; `None` for any other identity.
     #[must_use]
     pub fn attributes(&self) -> Option<Vec<NameAttribute>> {
@@ -112,10 +131,14 @@ impl FromStr for Identity {
     }
 }
 
+/// Where the domain of a mailbox starts, with the @ before it.
+fn domain_at(mailbox: &[u8]) -> Option<usize> {
+    mailbox.iter().rposition(|byte| *byte == b'@')
+}
+
 /// Local parts are told apart by case, domains are not (RFC 5321 §2.4).
 fn same_mailbox(a: &[u8], b: &[u8]) -> bool {
-    let at = |mailbox: &[u8]| mailbox.iter().rposition(|byte| *byte == b'@');
-    match (at(a), at(b)) {
+    match (domain_at(a), domain_at(b)) {
         (Some(x), Some(y)) => a[..x] == b[..y] && a[x..].eq_ignore_ascii_case(&b[y..]),
         _ => a == b,
     }
@@ -304,6 +327,43 @@ mod tests {
         ] {
             assert!(!id(a).is(&id(b)));
         }
+    }
+
+    /// Keys are the same exactly where the identities are.
+    #[test]
+    fn keys_of_identities() {
+        let name = |tag: u8, value: &[u8]| {
+            let len = |more: usize| u8::try_from(value.len() + more).unwrap();
+            let head = [0x30, len(11), 0x31, len(9), 0x30, len(7)];
+            let attribute = [&[6, 3, 0x55, 4, 3, tag, len(0)][..], value].concat();
+            Identity::new(IdType::DER_ASN1_DN, [&head[..], &attribute].concat())
+        };
+        let id = |text: &str| text.parse::<Identity>().unwrap();
+        let ids = [
+            id("GW.example.org"),
+            id("gw.EXAMPLE.org"),
+            id("me@Lab"),
+            id("me@lab"),
+            id("Me@lab"),
+            id("@me@lab"),
+            id("O=Lab, CN=gw"),
+            id("o=LAB, cn=gw"),
+            id("CN=gw, O=Lab"),
+            id("192.0.2.1"),
+            id("@192.0.2.1"),
+            name(12, b"gw  1"),
+            name(19, b"GW 1"),
+            name(4, b"gw 1"),
+            name(2, b"\x01"),
+            Identity::new(IdType::DER_ASN1_DN, b"no name".to_vec()),
+            Identity::new(IdType::DER_ASN1_DN, b"NO name".to_vec()),
+        ];
+        for (n, a) in ids.iter().enumerate() {
+            for b in &ids[n..] {
+                assert_eq!(a.is(b), a.key() == b.key(), "{a:?} {b:?}");
+            }
+        }
+        assert!(ids[11].is(&ids[12]) && !ids[12].is(&ids[13]));
     }
 
     #[test]

@@ -68,8 +68,8 @@ impl ResumptionTicket {
     }
 }
 
-/// The shared secret's or the trust's fingerprint: another one, and the tickets are void. It is only
-/// ever inside tickets.
+/// The fingerprint of the shared secret, or of all that certificates are judged by: another one, and
+/// the tickets are void. It is only ever inside tickets.
 pub(crate) fn credential(config: &IkeConfig) -> Vec<u8> {
     let mut context = digest::Context::new(&digest::SHA256);
     match &config.remote_auth {
@@ -77,7 +77,10 @@ pub(crate) fn credential(config: &IkeConfig) -> Vec<u8> {
             context.update(b"psk");
             context.update(psk.bytes());
         }
-        RemoteAuth::Pubkey(_) => context.update(b"pubkey"),
+        RemoteAuth::Pubkey(trust) => {
+            context.update(b"pubkey");
+            context.update(&trust.fingerprint());
+        }
     }
     context.finish().as_ref().to_vec()
 }

@@ -6,6 +6,7 @@
 
 use core::time::Duration;
 
+use aws_lc_rs::digest::{Context, Digest, SHA256, digest};
 use mitregate_wire::ike::{Authentication, CertEncoding};
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::aws_lc_rs as algorithms;
@@ -74,6 +75,8 @@ pub struct Crl {
     this_update: Duration,
     next_update: Option<Duration>,
     revoked: Vec<(String, Duration)>,
+    /// Of its DER.
+    digest: Digest,
 }
 
 impl Crl {
@@ -100,6 +103,7 @@ impl Crl {
                     (hex(one.serial_number.as_bytes()), at)
                 })
                 .collect(),
+            digest: digest(&SHA256, der),
         })
     }
 
@@ -211,6 +215,24 @@ impl TrustStore {
     #[must_use]
     pub fn crls(&self) -> &[Crl] {
         &self.crls
+    }
+
+    /// A hash of everything that a certificate is judged by.
+    pub(crate) fn fingerprint(&self) -> Vec<u8> {
+        let of = |certificate: &Certificate| digest(&SHA256, certificate.der());
+        let lists: [Vec<Digest>; 3] = [
+            self.authorities.iter().map(of).collect(),
+            self.peers.iter().map(of).collect(),
+            self.crls.iter().map(|crl| crl.digest).collect(),
+        ];
+        let mut context = Context::new(&SHA256);
+        for list in lists {
+            context.update(&list.len().to_be_bytes());
+            list.iter().for_each(|one| context.update(one.as_ref()));
+        }
+        context.update(&[self.revocation as u8]);
+        context.update(self.rule.to_string().as_bytes());
+        context.finish().as_ref().to_vec()
     }
 
     /// Is `id` proven by `chain` (the peer's own certificate first, its authorities in any order) at

@@ -12,7 +12,7 @@ use crate::config::{LocalAuth, RemoteAuth};
 
 /// Length of a SHA-1 hash, by which a CERTREQ names an authority.
 const KEY_HASH_LEN: usize = 20;
-/// Authorities that we name, and that we heed, in one CERTREQ payload.
+/// Authorities that we name in one CERTREQ payload, and that we heed in all.
 const MAX_AUTHORITIES: usize = 64;
 
 /// What the peer can check: it bears on which certificate and which signature we choose. The first
@@ -46,7 +46,8 @@ impl Hints {
             };
             if request.encoding == CertEncoding::X509_SIGNATURE {
                 let (hashes, _) = request.data.as_chunks();
-                self.authorities.extend(hashes.iter().take(MAX_AUTHORITIES));
+                let room = MAX_AUTHORITIES.saturating_sub(self.authorities.len());
+                self.authorities.extend(hashes.iter().take(room));
             }
         }
     }

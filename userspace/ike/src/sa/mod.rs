@@ -625,10 +625,12 @@ impl IkeSa {
         (self.local, self.remote)
     }
 
-    /// Is `header`, received from `remote`, of the IKE_SA_INIT request that this IKE SA answered?
-    /// Its receiver SPI is zero, so this finds the owner of a retransmission.
+    /// Is `message`, with `header` and received from `remote`, the first request that this IKE SA
+    /// answered? Its receiver SPI is zero, so this finds the owner of a retransmission. Until the peer
+    /// has gone on, the whole message counts, as RFC 7296 §2.1 advises: with the same SPI it may have
+    /// started over.
     #[must_use]
-    pub fn is_first_request(&self, header: &Header, remote: SocketAddr) -> bool {
+    pub fn is_first_request(&self, header: &Header, remote: SocketAddr, message: &[u8]) -> bool {
         self.side == Side::Responder
             && matches!(
                 header.exchange,
@@ -637,6 +639,7 @@ impl IkeSa {
             && header.spi_r.is_zero()
             && header.spi_i == self.spi_i
             && remote == self.first_remote
+            && (self.expected != 1 || self.was_answered(message))
     }
 
     /// The CHILD_SAs, oldest first.

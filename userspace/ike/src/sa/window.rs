@@ -254,6 +254,13 @@ impl IkeSa {
         true
     }
 
+    /// Is this, to the byte, the request that was answered last?
+    pub(super) fn was_answered(&self, message: &[u8]) -> bool {
+        let digest = digest::digest(&digest::SHA256, message);
+        let answered = self.answered.as_ref();
+        answered.is_some_and(|answered| answered.request.as_ref() == digest.as_ref())
+    }
+
     /// Responds in SK to the request with `header`, to where it came from.
     pub(super) fn respond_to(
         &mut self,

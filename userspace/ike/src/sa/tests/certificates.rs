@@ -10,7 +10,7 @@ use crate::cert::{
 };
 
 /// Tests run in January 2026, from when on what [`Authority`] makes is valid.
-fn local(rule: &str, leaves: &[&Leaf], authorities: &[&Authority]) -> LocalAuth {
+pub(super) fn local(rule: &str, leaves: &[&Leaf], authorities: &[&Authority]) -> LocalAuth {
     let others: Vec<Certificate> = authorities.iter().map(|a| a.certificate()).collect();
     let credential = |leaf: &&Leaf| {
         Credential::new(leaf.certificate.clone(), leaf.private_key(), &others).unwrap()
@@ -19,7 +19,7 @@ fn local(rule: &str, leaves: &[&Leaf], authorities: &[&Authority]) -> LocalAuth 
     LocalAuth::Pubkey(Arc::new(Credentials::new(list, rule.parse().unwrap())))
 }
 
-fn remote(rule: &str, authorities: &[&Authority]) -> RemoteAuth {
+pub(super) fn remote(rule: &str, authorities: &[&Authority]) -> RemoteAuth {
     let rule: AuthRule = rule.parse().unwrap();
     let authorities = authorities.iter().map(|a| a.certificate()).collect();
     let revocation = Revocation::Relaxed;
@@ -28,7 +28,7 @@ fn remote(rule: &str, authorities: &[&Authority]) -> RemoteAuth {
 }
 
 /// Both sides with a certificate of one authority.
-fn setup(ca: &Authority, client: &Leaf, server: &Leaf) -> Setup {
+pub(super) fn setup(ca: &Authority, client: &Leaf, server: &Leaf) -> Setup {
     let mut setup = Setup::new();
     setup.client.local_auth = local("pubkey", &[client], &[]);
     setup.client.remote_auth = remote("pubkey", &[ca]);
@@ -238,6 +238,21 @@ fn chains_are_sent_and_the_request_chooses() {
         _ => None,
     });
     assert_eq!(methods.collect::<Vec<_>>(), [AuthMethod::DIGITAL_SIGNATURE]);
+}
+
+/// A first message is in clear: what it says is kept in bounds.
+#[test]
+fn no_more_authorities_are_heeded_than_anybody_has() {
+    let request = |n: u8| {
+        let hashes = (0..200).flat_map(|m| [n, m].repeat(10)).collect();
+        Payload::CertificateRequest(mitregate_wire::ike::Certificate {
+            encoding: CertEncoding::X509_SIGNATURE,
+            data: hashes,
+        })
+    };
+    let requests: Vec<_> = (0..9).map(request).collect();
+    let hints = super::super::certificates::Hints::of(&requests);
+    assert_eq!(hints.authorities.len(), 64);
 }
 
 #[test]

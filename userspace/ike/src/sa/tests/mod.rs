@@ -526,7 +526,7 @@ impl World {
             let spi = header.receiver_spi();
             host.sas.iter().position(|sa| {
                 if spi.is_zero() {
-                    sa.is_first_request(&header, source)
+                    sa.is_first_request(&header, source, bytes)
                 } else {
                     sa.local_spi() == spi
                 }

@@ -2,7 +2,10 @@
 
 use mitregate_wire::ike::{ExchangeType, Message, NotifyType, Payload};
 
+use super::certificates::{remote, setup};
 use super::*;
+use crate::cert::Revocation;
+use crate::cert::testing::{Authority, trust_with};
 use crate::crypto::EXCHANGES;
 
 const RESUME: ExchangeType = ExchangeType::IKE_SESSION_RESUME;
@@ -228,6 +231,41 @@ fn another_shared_secret_voids_tickets() {
     assert_eq!(world.hosts[SERVER].established.len(), 1);
 }
 
+/// Nor what its certificate was judged by: another authority, a new list of what is revoked, a
+/// narrower rule.
+#[test]
+fn another_trust_voids_tickets() {
+    let ca = Authority::new("Lab");
+    let (client, server) = (ca.issue("client"), ca.issue("gw"));
+    let crl = || ca.crl(&[&client.certificate]);
+    let pubkey = |trust| RemoteAuth::Pubkey(Arc::new(trust));
+    let same = || remote("pubkey", &[&ca]);
+    let cases = [
+        (same(), true),
+        (remote("ed25519", &[&ca]), false),
+        (remote("pubkey", &[&ca, &Authority::new("Other")]), false),
+        (
+            pubkey(trust_with(&[&ca], vec![crl()], Revocation::Relaxed)),
+            false,
+        ),
+        (
+            pubkey(trust_with(&[&ca], Vec::new(), Revocation::Strict)),
+            false,
+        ),
+    ];
+    for (trust, taken) in cases {
+        let (mut world, ticket) = connected(setup(&ca, &client, &server), 12);
+        let config = IkeConfig {
+            remote_auth: trust,
+            ..(*world.hosts[SERVER].config).clone()
+        };
+        world.hosts[SERVER].config = Arc::new(config);
+        world.resume(ticket);
+        world.settle();
+        assert_eq!(world.hosts[SERVER].rejected.is_empty(), taken);
+    }
+}
+
 #[test]
 fn an_expired_ticket_is_not_shown() {
     let (mut world, ticket) = connected(Setup::new(), 6);
@@ -248,6 +286,25 @@ fn a_gateway_that_does_not_answer_gets_a_full_session() {
     let from = world.sent;
     for n in from..from + 3 {
         world.special.insert(n, Vec::new());
+    }
+    let start = world.now;
+    world.resume(ticket);
+    while world.hosts[CLIENT].established.len() < 2 {
+        assert!(world.step(Duration::MAX));
+    }
+    assert!(world.now - start < Duration::from_secs(4));
+    world.settle();
+    world.assert_second(false);
+}
+
+/// The half-open IKE SA that it has made of the ticket is not in the way of the full one, which comes
+/// with the same SPI (RFC 7296 §2.1).
+#[test]
+fn a_gateway_whose_answers_are_lost_gets_a_full_session() {
+    let (mut world, ticket) = connected(Setup::new(), 7);
+    let from = world.sent;
+    for n in 0..3 {
+        world.special.insert(from + 2 * n + 1, Vec::new());
     }
     let start = world.now;
     world.resume(ticket);
