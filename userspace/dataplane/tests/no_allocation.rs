@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::alloc::System;
+use std::{alloc::System, time::Duration};
 
 use common::*;
 use mitregate_dataplane::{Command, Epoch, Event, Fate};
@@ -20,10 +20,14 @@ fn no_allocation_in_steady_state() {
         let mut client = Rig::client(Epoch::new(client));
         let mut peer = Rig::new();
         peer.add_tunnel(reversed(&client_selectors()), 8);
-        peer.install_and_activate(Epoch::new(gateway));
+        // It sees the client elsewhere, and says so as often as it may.
+        let mut gateway = gateway;
+        gateway.outer = Some(outer_header(GATEWAY, GATEWAY, UDP_ENCAP));
+        peer.install_and_activate(Epoch::new(gateway).telling_moves());
         let inner = inner_frame(&up(&[7; 1000]));
         let bad = outer_frame(50, &[9; 64]);
         let mut between = [0; 2048];
+        let mut moves = 0;
 
         let mut run = |times: usize| {
             for _ in 0..times {
@@ -54,7 +58,10 @@ fn no_allocation_in_steady_state() {
                 while let Some(event) = client.handle.poll_event() {
                     assert!(matches!(event, Event::DataWaiting { .. }));
                 }
-                while peer.handle.poll_event().is_some() {}
+                peer.now += Duration::from_millis(500);
+                while let Some(event) = peer.handle.poll_event() {
+                    moves += u32::from(matches!(event, Event::Moved { .. }));
+                }
             }
         };
         run(100);
@@ -69,6 +76,7 @@ fn no_allocation_in_steady_state() {
             ),
             (0, 0, 0)
         );
+        assert_eq!(moves, 550);
         assert_eq!(peer.fate(Fate::Opened), 2200);
         assert_eq!(peer.fate(Fate::ToControl), 1100);
     }
