@@ -86,7 +86,7 @@ fn received(world: &World, site: &Site) -> Vec<usize> {
 
 /// The epochs of each tunnel at its client and at the gateway.
 fn tunnels(world: &World, site: &Site) -> BTreeMap<String, [Vec<EpochView>; 2]> {
-    let mut gateway = world.list(site.gateway).tunnels;
+    let mut gateway = site.gateway_list(world).tunnels;
     let mut all = BTreeMap::new();
     for client in &site.clients {
         for tunnel in world.list(*client).tunnels {
@@ -109,7 +109,7 @@ pub fn agreed(world: &World, site: &Site) -> Result<(), String> {
             return Err(format!("{name}: the SPIs differ"));
         }
     }
-    let gateway = world.list(site.gateway);
+    let gateway = site.gateway_list(world);
     let mut sas = 0;
     for client in &site.clients {
         let list = world.list(*client);

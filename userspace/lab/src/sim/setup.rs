@@ -1,13 +1,14 @@
 //! How the hosts of a scenario are configured, and where they are.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Config, ConnectionConfig, Dynamic, EncapMode,
-    GateConfig, IkeLifetime, LocalAuth, Mobility, PeerRekey, Psk, RemoteAuth, Retransmit, Role,
-    StartAction, Unique,
+    GateConfig, IkeLifetime, ListView, LocalAuth, Mobility, PeerRekey, PoolConfig, Psk, RemoteAuth,
+    Retransmit, Role, StartAction, TicketKeys, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_ike::Fragmentation;
@@ -23,6 +24,9 @@ use super::world::World;
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// What a NAT in front of clients is known by.
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);
+
+/// Where inner addresses come from.
+const POOL: &str = "clients";
 
 /// What both ends of the tunnels have in common, or do not.
 #[derive(Clone)]
@@ -61,6 +65,12 @@ pub struct Plan {
     pub both_start: bool,
     /// Both do MOBIKE.
     pub mobike: bool,
+    /// Both do session resumption.
+    pub resumption: bool,
+    /// The gateway's secret for tickets, the same in each of its lives; `None`: another one each time.
+    pub ticket_key: Option<[u8; TicketKeys::LEN]>,
+    /// The gateway has one connection for whoever calls, and gives each client an inner address.
+    pub virtual_ips: bool,
 }
 
 impl Default for Plan {
@@ -83,6 +93,9 @@ impl Default for Plan {
             peer_rekey: PeerRekey::default(),
             both_start: false,
             mobike: true,
+            resumption: false,
+            ticket_key: None,
+            virtual_ips: false,
         }
     }
 }
@@ -136,6 +149,10 @@ impl Plan {
                 Role::Server if self.both_start => (far, near, StartAction::Start),
                 Role::Server => (far, near, StartAction::None),
             };
+            let dynamic = Dynamic {
+                local: self.virtual_ips && role == Role::Client,
+                remote: self.virtual_ips && role == Role::Server,
+            };
             let esp = self.esp_proposals.iter();
             ChildConfig {
                 name: if n == 0 {
@@ -143,9 +160,17 @@ impl Plan {
                 } else {
                     format!("net{n}")
                 },
-                local_ts: ts(&local),
-                remote_ts: ts(&remote),
-                dynamic: Dynamic::default(),
+                local_ts: if dynamic.local {
+                    Vec::new()
+                } else {
+                    ts(&local)
+                },
+                remote_ts: if dynamic.remote {
+                    Vec::new()
+                } else {
+                    ts(&remote)
+                },
+                dynamic,
                 esp_proposals: esp.map(|p| p.parse().expect("a proposal")).collect(),
                 start_action,
                 close_action: StartAction::Start,
@@ -186,7 +211,10 @@ impl Plan {
             local_port: 500,
             remote_port: 500,
             local_id: ids[side].parse().expect("an identity"),
-            remote_id: Some(ids[1 - side].parse().expect("an identity")),
+            remote_id: match role {
+                Role::Server if self.virtual_ips => None,
+                _ => Some(ids[1 - side].parse().expect("an identity")),
+            },
             local_auth,
             remote_auth,
             proposals: proposals.map(|p| p.parse().expect("a proposal")).collect(),
@@ -196,7 +224,7 @@ impl Plan {
                 size: self.fragment_size,
                 ..Fragmentation::default()
             },
-            resumption: false,
+            resumption: self.resumption,
             gate: GateConfig::new(if self.both_start { Role::Client } else { role }),
             auto_role: self.both_start,
             children: self.children(client, role),
@@ -208,8 +236,14 @@ impl Plan {
             dpd_timeout: Duration::ZERO,
             keepalive: ConnectionConfig::KEEPALIVE,
             peer_rekey: self.peer_rekey,
-            vips: Vec::new(),
-            pools: Vec::new(),
+            vips: match role {
+                Role::Client if self.virtual_ips => vec![Ipv4Addr::UNSPECIFIED.into()],
+                _ => Vec::new(),
+            },
+            pools: match role {
+                Role::Server if self.virtual_ips => vec![POOL.to_owned()],
+                _ => Vec::new(),
+            },
             unique: Unique::default(),
             max_peers: ConnectionConfig::MAX_PEERS,
             childless: Childless::default(),
@@ -228,8 +262,17 @@ impl Plan {
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
             half_open_limit: Config::HALF_OPEN_LIMIT,
-            ticket_keys: None,
-            pools: Vec::new(),
+            ticket_keys: self.ticket_key.map(|key| TicketKeys::new(key.into())),
+            pools: if self.virtual_ips {
+                vec![PoolConfig {
+                    name: POOL.to_owned(),
+                    start: Ipv4Addr::new(10, 3, 0, 1).into(),
+                    end: Ipv4Addr::new(10, 3, 0, 200).into(),
+                    dns: Vec::new(),
+                }]
+            } else {
+                Vec::new()
+            },
             connections,
         }
     }
@@ -263,7 +306,7 @@ impl Plan {
             name: "gw".to_owned(),
             address: GATEWAY,
             config: Rc::new(move || {
-                let connections = (0..clients)
+                let connections = (0..if plan.virtual_ips { 1 } else { clients })
                     .map(|client| plan.connection(client, GATEWAY, Role::Server))
                     .collect();
                 plan.config(connections, 1)
@@ -289,6 +332,8 @@ pub struct Site {
     pub encap: EncapMode,
     /// Of each tunnel: from the client, from the gateway.
     pub flows: Vec<[usize; 2]>,
+    /// Whether the gateway has one connection for all clients.
+    pub template: bool,
 }
 
 impl Site {
@@ -328,7 +373,60 @@ impl Site {
             nat,
             encap: plan.encap,
             flows,
+            template: plan.virtual_ips,
         }
+    }
+
+    /// The inner address that each client has been given.
+    #[must_use]
+    pub fn leases(&self, world: &World) -> Vec<Option<Ipv4Addr>> {
+        let of_client = |client: &usize| {
+            let list = world.list(*client);
+            let mut vips = list.ike_sas.iter().flat_map(|sa| &sa.local_vips);
+            vips.next().and_then(|vip| vip.parse().ok())
+        };
+        self.clients.iter().map(of_client).collect()
+    }
+
+    /// The flows of the clients, with one tunnel each, are between these addresses and the gateway's
+    /// inside.
+    pub fn address_flows(&self, world: &mut World, inside: &[Ipv4Addr]) {
+        for ([there, back], address) in self.flows.iter().zip(inside) {
+            world.flows[*there].src = *address;
+            world.flows[*back].dst = *address;
+        }
+    }
+
+    /// The gateway's SAs. A client's connection at a template is called as at the client.
+    #[must_use]
+    pub fn gateway_list(&self, world: &World) -> ListView {
+        let mut list = world.list(self.gateway);
+        if !self.template {
+            return list;
+        }
+        let mut names = BTreeMap::new();
+        for client in &self.clients {
+            for connection in world.list(*client).connections {
+                let there = list.connections.iter();
+                let mut there = there.filter(|c| c.remote_id == connection.local_id);
+                if let Some(peer) = there.next() {
+                    names.insert(peer.name.clone(), connection.name);
+                }
+            }
+        }
+        for sa in &mut list.ike_sas {
+            if let Some(name) = sa.connection.as_ref().and_then(|c| names.get(c)) {
+                sa.connection = Some(name.clone());
+            }
+        }
+        for tunnel in &mut list.tunnels {
+            if let Some((connection, child)) = tunnel.name.rsplit_once('/')
+                && let Some(name) = names.get(connection)
+            {
+                tunnel.name = format!("{name}/{child}");
+            }
+        }
+        list
     }
 
     /// All flows send a packet each such time, or rest.

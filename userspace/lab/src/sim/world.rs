@@ -1,11 +1,12 @@
 //! Hosts, boxes and links in one thread, under virtual time and from one seed.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mitregate_control::{Command, ListView, Ticket, TunnelView};
+use mitregate_wire::ike::{ExchangeType, Header, IkeSpi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::Level;
@@ -14,7 +15,7 @@ use super::digest::Digest;
 use super::host::{Deed, Host, HostSpec};
 use super::link::{Crossing, Link};
 use super::nat::Middlebox;
-use super::packet::{Inner, Packet};
+use super::packet::{Content, Inner, Packet};
 use super::referee::{Referee, misdelivered};
 use super::trace::{Entry, Trace};
 use super::watch;
@@ -117,6 +118,8 @@ pub struct World {
     pub digest: Digest,
     /// Packets that hosts have sent.
     pub packets: u64,
+    /// Requests that set up IKE SAs: for each SPI that an initiator chose, exchange types and message IDs.
+    pub openings: BTreeMap<IkeSpi, BTreeSet<(ExchangeType, u32)>>,
     rng: ChaCha20Rng,
     hosts: Vec<HostSlot>,
     boxes: Vec<Box<dyn Middlebox>>,
@@ -146,6 +149,7 @@ impl World {
             trace: None,
             digest: Digest::default(),
             packets: 0,
+            openings: BTreeMap::new(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             hosts: Vec::new(),
             boxes: Vec::new(),
@@ -524,6 +528,9 @@ impl World {
         self.digest.number(self.now.as_nanos());
         self.digest.number(at as u128);
         self.digest.add(&packet.payload);
+        if let Content::Ike(message) = packet.content() {
+            self.count_opening(message);
+        }
         let judged = self.referee.sent(at, &packet);
         self.note(|| Entry::Sent {
             host: at,
@@ -531,6 +538,21 @@ impl World {
         });
         self.judge(at, judged);
         self.enter(Place::Host(at), true, packet);
+    }
+
+    fn count_opening(&mut self, message: &[u8]) {
+        let Ok(header) = Header::parse(message) else {
+            return;
+        };
+        let opens = [
+            ExchangeType::IKE_SA_INIT,
+            ExchangeType::IKE_SESSION_RESUME,
+            ExchangeType::IKE_AUTH,
+        ];
+        if !header.flags.response && opens.contains(&header.exchange) {
+            let of_initiator = self.openings.entry(header.spi_i).or_default();
+            of_initiator.insert((header.exchange, header.message_id));
+        }
     }
 
     fn received(&mut self, at: usize, inner: &Inner) {

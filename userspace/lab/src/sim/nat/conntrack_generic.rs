@@ -33,7 +33,7 @@ const UDP_STREAM: Duration = Duration::from_secs(120);
 /// A UDP entry becomes a stream when a packet comes this long after its first.
 const STREAM_AFTER: Duration = Duration::from_secs(2);
 /// `nf_conntrack_generic_timeout`.
-const GENERIC: Duration = Duration::from_secs(600);
+pub const GENERIC: Duration = Duration::from_secs(600);
 /// `nf_conntrack_max`.
 const MAX_ENTRIES: usize = 65_536;
 /// Draws for a free port before the packet is dropped.

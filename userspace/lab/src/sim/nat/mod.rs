@@ -1,7 +1,7 @@
 //! Boxes in the middle of the network, as pure state machines: packet in, packets out, `now` and every
 //! random number as arguments. What a box does to the traffic of real hosts is the same code.
 
-mod conntrack_generic;
+pub mod conntrack_generic;
 mod udp_symmetric;
 
 use std::net::Ipv4Addr;

@@ -3,11 +3,14 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use mitregate_control::EncapMode;
+
 use super::{Scenario, Stage};
 use crate::sim::nat::Model;
-use crate::sim::passing::settle;
+use crate::sim::nat::conntrack_generic;
+use crate::sim::passing::{TRAFFIC, settle};
 use crate::sim::setup::{Plan, Site};
-use crate::sim::world::Violation;
+use crate::sim::world::{Violation, World};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -24,6 +27,13 @@ pub const SCENARIOS: &[Scenario] = &[
         tested: 10,
         run: roam_loss,
     },
+    Scenario {
+        name: "roam-esp",
+        about: "plain ESP from a new address through conntrack-generic, whose entry has to expire first",
+        seeds: 20,
+        tested: 1,
+        run: roam_esp,
+    },
 ];
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,6 +42,11 @@ fn plan(stage: &mut Stage) -> Plan {
     Plan {
         seed: stage.seed,
         mobike: !stage.one_in(4),
+        ike_rekey_time: if stage.one_in(2) {
+            stage.ms(2_000, 20_000)
+        } else {
+            Duration::ZERO
+        },
         ..Plan::default()
     }
 }
@@ -42,9 +57,12 @@ fn running(stage: &mut Stage, plan: &Plan) -> Result<Site, Violation> {
         .world
         .announced
         .extend(["reason=peer does not answer"]);
-    // Not through conntrack-generic: for plain ESP it keeps the client's former address for ten minutes,
-    // and drops what comes from another one.
-    let nat = stage.pick(&[None, Some(Model::UdpSymmetric)]);
+    // Behind a NAT in UDP only: see `roam_esp`.
+    let nat = stage.pick(&[
+        None,
+        Some(Model::ConntrackGeneric),
+        Some(Model::UdpSymmetric),
+    ]);
     let site = Site::build(&mut stage.world, plan, 1, nat, link);
     stage.up(&site, 3 * SECOND)?;
     let every = stage.ms(50, 1000);
@@ -71,6 +89,32 @@ fn roam(stage: &mut Stage) -> Result<(), Violation> {
         let length = stage.ms(0, most);
         stage.world.run(length)?;
     }
+    settle(&mut stage.world, &site)
+}
+
+/// conntrack-generic knows ESP by its two addresses alone: until the entry of the client's former address has
+/// expired, its packets from another one are a second client's, and dropped, with MOBIKE and without. What
+/// the gateway sends keeps that entry alive, so here it sends nothing. Then the client comes back at last.
+fn roam_esp(stage: &mut Stage) -> Result<(), Violation> {
+    let plan = Plan {
+        encap: EncapMode::Esp,
+        ..plan(stage)
+    };
+    let link = stage.quiet_link();
+    let announced = &mut stage.world.announced;
+    announced.extend(["reason=peer does not answer"]);
+    let nat = Some(Model::ConntrackGeneric);
+    let site = Site::build(&mut stage.world, &plan, 1, nat, link);
+    stage.up(&site, 3 * SECOND)?;
+    let there = site.flows[0][0];
+    stage.world.flows[there].every = Some(stage.ms(500, 2000));
+    stage.world.run(5 * SECOND)?;
+    move_client(stage, &site);
+    stage.world.run(2 * SECOND)?;
+    let stuck = stage.world.flows[there].received.len();
+    let limit = conntrack_generic::GENERIC + TRAFFIC;
+    let came = |world: &mut World| world.flows[there].received.len() > stuck;
+    stage.world.run_until("heard again", limit, SECOND, came)?;
     settle(&mut stage.world, &site)
 }
 

@@ -2,6 +2,7 @@
 
 mod basic;
 mod faults;
+mod given;
 mod long;
 mod mobility;
 mod peers;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Scenario> {
         rekey::SCENARIOS,
         faults::SCENARIOS,
         mobility::SCENARIOS,
+        given::SCENARIOS,
         peers::SCENARIOS,
         long::SCENARIOS,
     ]
