@@ -126,7 +126,13 @@ impl Control {
             return tunnels.next().copied();
         }
         let replaced = child.replaces.and_then(|spi| {
-            let has = |at: &&usize| self.tunnels[**at].epoch_by_spi(spi).is_some();
+            // A successor may be for other selectors, and those may be another peer's.
+            let has = |at: &&usize| {
+                let tunnel = &self.tunnels[**at];
+                tunnel.epoch_by_spi(spi).is_some()
+                    && within(&child.local_ts, &tunnel.local_ts)
+                    && within(&child.remote_ts, &tunnel.remote_ts)
+            };
             connection.tunnels.iter().find(has).copied()
         });
         let same = |at: &&usize| {
@@ -228,4 +234,8 @@ impl Control {
 
 fn overlap(a: &[TrafficSelector], b: &[TrafficSelector]) -> bool {
     a.iter().any(|a| b.iter().any(|b| a.intersect(b).is_some()))
+}
+
+fn within(narrow: &[TrafficSelector], wide: &[TrafficSelector]) -> bool {
+    narrow.iter().all(|n| wide.iter().any(|w| w.contains(n)))
 }

@@ -294,6 +294,55 @@ fn two_peers_do_not_get_the_same_addresses_by_asking() {
     assert_eq!(net.status(3), ["proven"]);
 }
 
+/// Nor by rekeying what they have: its successor may be for something else.
+#[test]
+fn a_rekey_does_not_get_the_addresses_of_another_peer() {
+    let mut config = connection("sites", Role::Server, "gw@lab");
+    config.children = vec![child("net", &["10.2.0.0/24"], &["192.0.2.0/24"])];
+    let mut net = Net::new(7);
+    net.start(GATEWAY, Vec::new(), vec![config]);
+    let mut one = client(1);
+    one.vips.clear();
+    one.local_addrs = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(ip).to_vec();
+    let mut two = client(2);
+    two.vips.clear();
+    two.children[0] = child("net", &["192.0.2.2"], &["10.2.0.0/24"]);
+    two.children[0].start_action = StartAction::Start;
+    let at = net.start(&address(1), Vec::new(), vec![one]);
+    net.start(&address(9), Vec::new(), vec![two]);
+    net.run(secs(2));
+    let remote_ts = |net: &Net| {
+        let mut list: Vec<_> = net.list(0).tunnels.into_iter().collect();
+        list.retain(|tunnel| tunnel.status == "proven");
+        let epochs = list.iter().flat_map(|tunnel| {
+            let policy = &tunnel.selectors.remote_ts;
+            let of_epoch = tunnel.epochs.iter().map(|epoch| &epoch.selectors.remote_ts);
+            of_epoch.map(move |epoch| (policy.join(","), epoch.join(",")))
+        });
+        epochs.collect::<std::collections::BTreeSet<_>>()
+    };
+    let same = |list: &[&str]| {
+        let pair = |ts: &&str| (ts.to_string(), ts.to_string());
+        list.iter()
+            .map(pair)
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(remote_ts(&net), same(&["192.0.2.1/32", "192.0.2.2/32"]));
+    // The selector follows the client's address.
+    for (to, after) in [
+        ("192.0.2.2", &["192.0.2.1/32", "192.0.2.2/32"][..]),
+        ("192.0.2.3", &["192.0.2.2/32", "192.0.2.3/32"]),
+    ] {
+        let addresses = vec![ip(to)];
+        net.command(at, Command::AddressesChanged { addresses });
+        net.run(secs(1));
+        let child = "home/net".to_owned();
+        net.command(at, Command::RekeyChild { child });
+        net.run(secs(120));
+        assert_eq!(remote_ts(&net), same(after), "{to}");
+    }
+}
+
 #[test]
 fn a_peer_or_all_of_a_template_can_be_taken_down() {
     let mut net = world(3, gateway());

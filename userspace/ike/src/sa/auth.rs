@@ -11,7 +11,7 @@ use mitregate_wire::ike::{
 use subtle::ConstantTimeEq;
 
 use super::certificates::{Hints, certificate_payloads, certificate_request};
-use super::child::Wanted;
+use super::child::{Asked, Wanted};
 use super::message::{error, find, find_notify, notify};
 use super::window::Purpose;
 use super::{Fate, IkeSa, Phase};
@@ -419,8 +419,14 @@ impl IkeSa {
             ..
         } = state;
         self.verify(peer_message, nonces, id, proof, payloads, unix_time)?;
-        if is_childless(payloads) && self.config.childless == Childless::Never {
-            return Err(Reason::Childless);
+        match (is_childless(payloads), self.config.childless) {
+            (true, Childless::Never) => return Err(Reason::Childless),
+            (false, _) if Asked::new(payloads).is_none() => {
+                return Err(Reason::Protocol(
+                    "IKE_AUTH with only some of SA, TSi and TSr",
+                ));
+            }
+            _ => {}
         }
         let proven = self.prove(&state.own_message, &state.nonces)?;
         let mut answer = vec![proven.id];

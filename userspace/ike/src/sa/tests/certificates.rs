@@ -50,7 +50,7 @@ fn rsa() -> KeyPair {
 }
 
 /// The payloads of an IKE_AUTH message in one piece, decrypted by the one who will receive it.
-fn auth_payloads(world: &mut World, to: usize, bytes: &[u8]) -> Vec<Payload> {
+pub(super) fn auth_payloads(world: &mut World, to: usize, bytes: &[u8]) -> Vec<Payload> {
     let now = world.now;
     let opened = world.hosts[to].sas[0].open(bytes, now).unwrap().unwrap();
     opened.payloads.unwrap()

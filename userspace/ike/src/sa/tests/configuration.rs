@@ -286,6 +286,43 @@ fn childless_both_ways() {
     assert!(world.heard(CLIENT, "child net failed"));
 }
 
+/// RFC 6023 §3: all three payloads are left out. One that leaves out some asks for nothing that there
+/// is, least of all where childless IKE SAs are not wanted.
+#[test]
+fn half_a_child_is_a_syntax_error() {
+    let left_out: [fn(&Payload) -> bool; 3] = [
+        |p| matches!(p, Payload::Sa(_)),
+        |p| matches!(p, Payload::TsI(_) | Payload::TsR(_)),
+        |p| matches!(p, Payload::TsR(_)),
+    ];
+    for left_out in left_out {
+        let mut setup = Setup::new();
+        setup.server.childless = Childless::Never;
+        let mut world = setup.world(1);
+        world.connect();
+        let auth = |p: &Packet| p.to == SERVER && p.bytes[18] == ExchangeType::IKE_AUTH.0;
+        let at = loop {
+            if let Some(at) = world.net.iter().position(auth) {
+                break at;
+            }
+            assert!(world.step(Duration::MAX));
+        };
+        let packet = world.net.remove(at);
+        let mut payloads = super::certificates::auth_payloads(&mut world, SERVER, &packet.bytes);
+        payloads.retain(|payload| !left_out(payload));
+        let sealed = world.call(CLIENT, |sa, cx| {
+            sa.seal(ExchangeType::IKE_AUTH, false, 1, &payloads, cx.rng)
+        });
+        for message in sealed.unwrap().datagrams {
+            world.deliver(SERVER, packet.source, packet.destination, &message);
+        }
+        world.settle();
+        let kind = NotifyType::INVALID_SYNTAX;
+        assert_eq!(world.log(CLIENT), [format!("failed: peer answered {kind}")]);
+        assert!(world.hosts[SERVER].established.is_empty());
+    }
+}
+
 #[test]
 fn initial_contact_is_passed_on() {
     for says in [false, true] {
