@@ -23,10 +23,18 @@ fn look_at(der: &[u8]) {
         return;
     };
     assert_eq!(certificate.der(), der);
-    for text in [certificate.subject(), certificate.issuer(), certificate.serial()] {
+    for text in [
+        certificate.subject(),
+        certificate.issuer(),
+        certificate.serial(),
+    ] {
         plain(&text);
     }
-    let _ = (certificate.validity(), certificate.key_kind(), certificate.key_hash());
+    let _ = (
+        certificate.validity(),
+        certificate.key_kind(),
+        certificate.key_hash(),
+    );
     let _ = (certificate.key_usages(), certificate.extended_key_usages());
     let mut ids = certificate.alternative_names();
     ids.extend(certificate.subject_id());

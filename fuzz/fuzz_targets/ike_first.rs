@@ -8,79 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use mitregate_ike::{
-    Announce, ChildConfig, Childless, CookieCheck, CookieJar, Ctx, Directory, Dynamic, EncapMode, Fragmentation, Identity, IkeConfig, IkeSa, LocalAuth, Mobike, NoLeases, Output, PeerRekey, Psk, RemoteAuth, Retransmit, SpiAllocator, State,
-};
-use mitregate_wire::esp::Spi;
+use mitregate_fuzz::{One, PROPOSAL, Spis, config};
+use mitregate_ike::{CookieCheck, CookieJar, Ctx, IkeSa, NoLeases, Output, State};
 use mitregate_wire::ike::{HEADER_LEN, Message};
 use rand_chacha::ChaCha20Rng;
-use rand_core::{CryptoRng, SeedableRng};
-
-struct Spis(usize);
-
-impl SpiAllocator for Spis {
-    fn allocate(&mut self, rng: &mut dyn CryptoRng) -> Option<Spi> {
-        self.0 += 1;
-        Spi::new(rng.next_u32() | 0x100)
-    }
-
-    fn release(&mut self, _: Spi) {
-        self.0 -= 1;
-    }
-}
-
-struct One(Arc<IkeConfig>);
-
-impl Directory for One {
-    fn by_address(&self, _: SocketAddr, _: SocketAddr) -> Vec<Arc<IkeConfig>> {
-        vec![self.0.clone()]
-    }
-
-    fn by_identity(
-        &self,
-        _: SocketAddr,
-        _: SocketAddr,
-        _: &Identity,
-        _: Option<&Identity>,
-    ) -> Option<Arc<IkeConfig>> {
-        Some(self.0.clone())
-    }
-}
-
-fn config() -> Arc<IkeConfig> {
-    let psk = Psk::new(b"secret".to_vec().into());
-    let any = || vec!["0.0.0.0/0".parse().unwrap()];
-    Arc::new(IkeConfig {
-        name: "fuzz".into(),
-        local_id: "us".parse().unwrap(),
-        remote_id: None,
-        local_auth: LocalAuth::Psk(psk.clone()),
-        remote_auth: RemoteAuth::Psk(psk),
-        proposals: vec![
-            "aes256gcm16-chacha20poly1305-prfsha256-prfsha384-x25519-ecp256"
-                .parse()
-                .unwrap(),
-        ],
-        children: vec![ChildConfig {
-            name: "net".into(),
-            esp_proposals: vec!["aes256gcm16".parse().unwrap()],
-            local_ts: any(),
-            remote_ts: any(),
-            dynamic: Dynamic::default(),
-        }],
-        encap: EncapMode::Auto,
-        retransmit: Retransmit::default(),
-        fragmentation: Fragmentation::default(),
-        resumption: true,
-        announce: Announce::default(),
-        peer_rekey: PeerRekey::default(),
-        vips: Vec::new(),
-        assigns: false,
-        childless: Childless::default(),
-        initial_contact: false,
-        mobike: Mobike::default(),
-    })
-}
+use rand_core::SeedableRng;
 
 /// Drains; the last message sent.
 fn drain(sa: &mut IkeSa) -> Option<Vec<u8>> {
@@ -104,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let mut spis = Spis(0);
     let now = Duration::from_secs(1);
-    let config = config();
+    let config = config(PROPOSAL);
 
     let mut jar = CookieJar::new(now, &mut rng);
     if let CookieCheck::Demand(reply) = jar.check(remote, message, now, &mut rng) {

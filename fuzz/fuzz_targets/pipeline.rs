@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use mitregate_dataplane::{
-    Command, DfPolicy, DscpPolicy, Epoch, EpochConfig, Fate, Hop, InnerLink, Memory, OuterAddrs,
-    OuterHeader, PortSet, Selectors, Limits, Tunnel, UdpPorts, Worker, WorkerConfig,
+    Command, DfPolicy, DscpPolicy, Epoch, EpochConfig, Fate, Hop, InnerLink, Limits, Memory,
+    OuterAddrs, OuterHeader, PortSet, Selectors, Tunnel, UdpPorts, Worker, WorkerConfig,
     WorkerHandle, unattended,
 };
 use mitregate_esp::{

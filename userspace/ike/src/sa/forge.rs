@@ -1,6 +1,6 @@
 //! For fuzz targets and tests: what a peer that has the keys can send, whatever it means.
 
-use mitregate_wire::ike::{ExchangeType, Payload, PayloadType};
+use mitregate_wire::ike::{ExchangeType, Header, Message, Payload, PayloadType};
 use rand_core::CryptoRng;
 
 use super::IkeSa;
@@ -11,6 +11,20 @@ impl IkeSa {
     #[must_use]
     pub const fn message_ids(&self) -> (u32, u32) {
         (self.next_request, self.expected)
+    }
+
+    /// What is inside SK in a message from the peer, and the type of its first payload. `None` for what is
+    /// in clear, a fragment, or not from the peer. Changes nothing.
+    #[must_use]
+    pub fn unseal(&self, message: &[u8]) -> Option<(Header, PayloadType, Vec<u8>)> {
+        let keys = self.keys.as_ref()?;
+        let header = Header::parse(message).ok()?;
+        let outer = Message::parse(message).ok()?;
+        let Some(Payload::Encrypted { first, body }) = outer.payloads.last() else {
+            return None;
+        };
+        let inner = keys.open(&message[..message.len() - body.len()], body);
+        Some((header, *first, inner.ok()?.ok()?.to_vec()))
     }
 
     /// A datagram with `inner` sealed in SK, or in SKF as fragment `part` (number, total). `first` is the

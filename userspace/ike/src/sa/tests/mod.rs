@@ -10,6 +10,7 @@ mod faults;
 mod followup;
 mod fragments;
 mod handshake;
+mod lying_lengths;
 mod refusals;
 mod rekey_ike;
 mod resume;
