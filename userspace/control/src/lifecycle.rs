@@ -218,6 +218,7 @@ impl Control {
         let connection = session.connection.map(|index| {
             let connection = &mut self.connections[index];
             connection.retry.failed(now, &mut *self.rng);
+            connection.ticket = session.sa.take_ticket().or(connection.ticket.take());
             // What the operator no longer wants is not tried again.
             connection
                 .wants

@@ -124,7 +124,7 @@ pub struct IkeSa {
     resumed: Option<Box<resume::Resumed>>,
     /// An initiator's, as it proved it, until the response.
     own_identity: Option<Identity>,
-    /// What the peer gave for the next.
+    /// What the peer gave for the next, or what it has said nothing to.
     ticket: Option<Box<crate::ResumptionTicket>>,
 
     /// Message ID of our next request.

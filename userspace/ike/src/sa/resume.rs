@@ -68,7 +68,9 @@ impl IkeSa {
         sa
     }
 
-    /// The ticket that the peer gave in IKE_AUTH, once.
+    /// The ticket that the peer gave in IKE_AUTH, once. Before that, the one that this session was to go on
+    /// with, if the peer has said nothing to it: it counts as used only when an IKE SA has come of it
+    /// (RFC 5723 §4.3).
     pub fn take_ticket(&mut self) -> Option<ResumptionTicket> {
         self.ticket.take().map(|ticket| *ticket)
     }
@@ -106,6 +108,14 @@ impl IkeSa {
         if let Err(reason) = self.start_init(cx) {
             self.fail(reason, cx);
         }
+    }
+
+    /// Silence says nothing about the ticket: the gateway may just not be there.
+    pub(super) fn resuming_unanswered(&mut self, cx: &mut Ctx<'_>) {
+        if let Phase::Resume(resume) = core::mem::replace(&mut self.phase, Phase::Dead) {
+            self.ticket = Some(Box::new(resume.ticket));
+        }
+        self.give_up_resuming(cx);
     }
 
     pub(super) fn handle_resume_response(

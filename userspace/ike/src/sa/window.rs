@@ -220,7 +220,7 @@ impl IkeSa {
             Phase::Established => self.end(reason, cx),
             Phase::Closing => self.end(Reason::Closed, cx),
             // Perhaps it does not know the exchange.
-            Phase::Resume(_) => self.give_up_resuming(cx),
+            Phase::Resume(_) => self.resuming_unanswered(cx),
             _ => self.fail(reason, cx),
         }
     }

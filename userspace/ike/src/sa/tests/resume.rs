@@ -297,6 +297,25 @@ fn a_gateway_that_does_not_answer_gets_a_full_session() {
     world.assert_second(false);
 }
 
+/// Silence says nothing about a ticket: it is good for the next try (RFC 5723 §4.3).
+#[test]
+fn a_ticket_that_got_no_answer_is_kept() {
+    let (mut world, ticket) = connected(Setup::new(), 7);
+    let from = world.sent;
+    for n in from..from + 4 {
+        world.special.insert(n, Vec::new());
+    }
+    world.resume(ticket);
+    let of_last = |world: &mut World| world.hosts[CLIENT].sas.last_mut()?.take_ticket();
+    assert!(of_last(&mut world).is_none());
+    // The last of these is IKE_SA_INIT, lost as well.
+    while world.sent < from + 4 {
+        assert!(world.step(Duration::MAX));
+    }
+    let ticket = of_last(&mut world);
+    assert!(ticket.is_some_and(|ticket| ticket.is_valid(world.now)));
+}
+
 /// The half-open IKE SA that it has made of the ticket is not in the way of the full one, which comes
 /// with the same SPI (RFC 7296 §2.1).
 #[test]
