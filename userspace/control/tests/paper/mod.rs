@@ -12,8 +12,8 @@ use std::time::Duration;
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Command, Config, ConnectionConfig, Control,
     ControlEvent, DataEvent, Datagram, Dynamic, EncapMode, Fragmentation, GateConfig, IkeLifetime,
-    ListView, LocalAuth, Mobility, Output, PeerRekey, PoolConfig, Psk, RemoteAuth, Retransmit,
-    Role, StartAction, Ticket, TunnelView, Unique,
+    ListView, LocalAuth, Mobility, Outer, Output, PeerRekey, PoolConfig, Psk, RemoteAuth,
+    Retransmit, Role, StartAction, Ticket, TunnelView, Unique,
 };
 use mitregate_esp::{EpochId, Provider, SaCounters, TunnelId, WorkerId};
 use mitregate_wire::TrafficSelector;
@@ -109,9 +109,19 @@ struct Installed {
     tunnel: TunnelId,
     spi_in: u32,
     spi_out: u32,
+    outer: Outer,
+    tell_moves: bool,
     counters: Arc<SaCounters>,
     heard: bool,
     heard_data: bool,
+}
+
+/// What a host has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Ike,
+    Keepalive,
+    Esp,
 }
 
 pub struct Host {
@@ -125,7 +135,30 @@ pub struct Host {
     installed: BTreeMap<EpochId, Installed>,
     active: BTreeMap<TunnelId, EpochId>,
     pub events: Vec<ControlEvent>,
+    /// When, what, and to where.
+    pub sent: Vec<(Duration, Sent, SocketAddr)>,
+    /// Where epochs have gone.
+    pub moves: Vec<(EpochId, Outer)>,
     pub down: bool,
+}
+
+impl Host {
+    /// How a packet from `local` looks to others; `None`: it does not come far.
+    fn source(&self, local: SocketAddr) -> Option<SocketAddr> {
+        let here = self.aliases.contains(&local.ip());
+        let ip = self.behind.unwrap_or(local.ip());
+        here.then(|| SocketAddr::new(ip, local.port()))
+    }
+
+    /// Which address of this host `to` is.
+    fn destination(&self, to: SocketAddr) -> Option<SocketAddr> {
+        let ip = match self.behind {
+            Some(public) => (public == to.ip()).then_some(self.address.into()),
+            None => self.aliases.contains(&to.ip()).then_some(to.ip()),
+        };
+        ip.filter(|_| !self.down)
+            .map(|ip| SocketAddr::new(ip, to.port()))
+    }
 }
 
 enum Packet {
@@ -138,7 +171,8 @@ enum Packet {
     Esp {
         spi: u32,
         payload: Option<Vec<u8>>,
-        from: IpAddr,
+        from: SocketAddr,
+        to: SocketAddr,
     },
 }
 
@@ -199,6 +233,8 @@ impl Net {
             installed: BTreeMap::new(),
             active: BTreeMap::new(),
             events: Vec::new(),
+            sent: Vec::new(),
+            moves: Vec::new(),
             down: false,
         };
         let known = self.hosts.iter().position(|h| h.address == address);
@@ -245,13 +281,8 @@ impl Net {
         match epoch.and_then(|epoch| host.installed.get(&epoch)) {
             Some(installed) => {
                 installed.counters.packets_out.add(1);
-                let spi = installed.spi_out;
-                let from = host.address.into();
-                self.post(Packet::Esp {
-                    spi,
-                    payload: None,
-                    from,
-                });
+                let epoch = epoch.unwrap();
+                self.through(at, epoch, None);
                 true
             }
             None => {
@@ -261,6 +292,49 @@ impl Net {
                 false
             }
         }
+    }
+
+    /// A packet through an epoch.
+    fn through(&mut self, at: usize, epoch: EpochId, payload: Option<Vec<u8>>) {
+        let now = self.now;
+        let host = &mut self.hosts[at];
+        let Installed {
+            spi_out,
+            outer,
+            counters,
+            ..
+        } = &host.installed[&epoch];
+        let (spi, to) = (*spi_out, outer.remote);
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap();
+        counters.last_out_ns.set(nanoseconds);
+        let from = host.source(outer.local);
+        host.sent.push((now, Sent::Esp, to));
+        if let Some(from) = from {
+            self.post(Packet::Esp {
+                spi,
+                payload,
+                from,
+                to,
+            });
+        }
+    }
+
+    /// Something of the data plane, in the name of the host's only epoch.
+    pub fn tell(&mut self, at: usize, event: impl FnOnce(TunnelId, EpochId) -> DataEvent<'static>) {
+        let host = &mut self.hosts[at];
+        let (tunnel, epoch) = host.active.first_key_value().unwrap();
+        let event = event(*tunnel, *epoch);
+        host.control.handle_dataplane(self.now, event);
+        self.pump(at);
+    }
+
+    /// The host has another address, and only that.
+    pub fn move_to(&mut self, at: usize, address: &str) {
+        let address: Ipv4Addr = address.parse().unwrap();
+        self.hosts[at].address = address;
+        let addresses = vec![IpAddr::V4(address)];
+        self.hosts[at].aliases.clone_from(&addresses);
+        self.command(at, Command::AddressesChanged { addresses });
     }
 
     pub fn run(&mut self, length: Duration) {
@@ -316,12 +390,18 @@ impl Net {
                     remote,
                     payload,
                 } => {
-                    let ip = host.behind.unwrap_or(local.ip());
-                    self.post(Packet::Ike {
-                        from: SocketAddr::new(ip, local.port()),
-                        to: remote,
-                        payload,
-                    });
+                    let what = match payload.as_slice() {
+                        [0xff] => Sent::Keepalive,
+                        _ => Sent::Ike,
+                    };
+                    host.sent.push((self.now, what, remote));
+                    if let Some(from) = host.source(local) {
+                        self.post(Packet::Ike {
+                            from,
+                            to: remote,
+                            payload,
+                        });
+                    }
                 }
                 Output::AddTunnel(add) => {
                     let selectors = (add.local_ts, add.remote_ts);
@@ -338,6 +418,8 @@ impl Net {
                         tunnel: install.tunnel,
                         spi_in: install.inbound.spi().get(),
                         spi_out: install.outbound.spi().get(),
+                        outer: install.outer,
+                        tell_moves: install.tell_moves,
                         counters: install.counters,
                         heard: false,
                         heard_data: false,
@@ -348,13 +430,7 @@ impl Net {
                     host.active.insert(tunnel, proven.epoch());
                 }
                 Output::SendInner { epoch, payload, .. } => {
-                    let spi = host.installed[&epoch].spi_out;
-                    let from = host.address.into();
-                    self.post(Packet::Esp {
-                        spi,
-                        payload: Some(payload),
-                        from,
-                    });
+                    self.through(at, epoch, Some(payload));
                 }
                 Output::Retire { tunnel, epoch } => {
                     host.installed.remove(&epoch);
@@ -362,7 +438,12 @@ impl Net {
                         host.active.remove(&tunnel);
                     }
                 }
-                Output::MovePeer { .. } => {}
+                Output::MovePeer { epoch, outer, .. } => {
+                    host.moves.push((epoch, outer));
+                    if let Some(installed) = host.installed.get_mut(&epoch) {
+                        installed.outer = outer;
+                    }
+                }
                 Output::Event(event) => host.events.push(event),
             }
         }
@@ -371,16 +452,9 @@ impl Net {
     fn arrive(&mut self, packet: Packet) {
         match packet {
             Packet::Ike { from, to, payload } => {
-                let mut hosts = self.hosts.iter();
-                let at = hosts.position(|h| match h.behind {
-                    Some(public) => public == to.ip() && !h.down,
-                    None => h.aliases.contains(&to.ip()) && !h.down,
-                });
-                let Some(at) = at else { return };
-                let to = match self.hosts[at].behind {
-                    Some(_) => SocketAddr::new(self.hosts[at].address.into(), to.port()),
-                    None => to,
-                };
+                let mut hosts = self.hosts.iter().enumerate();
+                let found = hosts.find_map(|(at, h)| Some((at, h.destination(to)?)));
+                let Some((at, to)) = found else { return };
                 let datagram = Datagram {
                     local: to,
                     remote: from,
@@ -389,18 +463,21 @@ impl Net {
                 self.hosts[at].control.handle_datagram(self.now, datagram);
                 self.pump(at);
             }
-            Packet::Esp { spi, payload, from } => {
+            Packet::Esp {
+                spi,
+                payload,
+                from,
+                to,
+            } => {
                 // The lists are short; SPIs are unique but for chance, which the sender's end settles.
                 let found = (0..self.hosts.len()).find_map(|at| {
                     let host = &self.hosts[at];
-                    if host.down || IpAddr::V4(host.address) == from {
-                        return None;
-                    }
+                    let to = host.destination(to)?;
                     let mut epochs = host.installed.iter();
                     let (epoch, _) = epochs.find(|(_, i)| i.spi_in == spi)?;
-                    Some((at, *epoch))
+                    Some((at, *epoch, to))
                 });
-                let Some((at, epoch)) = found else { return };
+                let Some((at, epoch, to)) = found else { return };
                 let now = self.now;
                 let host = &mut self.hosts[at];
                 let installed = host.installed.get_mut(&epoch).unwrap();
@@ -424,14 +501,23 @@ impl Net {
                     };
                     host.control.handle_dataplane(now, event);
                 }
+                let installed = &host.installed[&epoch];
+                if installed.tell_moves && installed.outer.remote != from {
+                    let event = DataEvent::Moved {
+                        tunnel,
+                        epoch,
+                        from,
+                        to,
+                    };
+                    host.control.handle_dataplane(now, event);
+                }
                 if let Some(payload) = &payload {
-                    let to = SocketAddr::new(IpAddr::V4(host.address), 0);
                     let event = DataEvent::Inner {
                         tunnel,
                         epoch,
                         next_header: echo::NEXT_HEADER,
                         new_highest: true,
-                        from: SocketAddr::new(from, 0),
+                        from,
                         to,
                         payload,
                     };
