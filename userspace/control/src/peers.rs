@@ -148,11 +148,15 @@ impl Control {
             warn!(connection, "a peer asks for too many tunnels: refused");
             return None;
         }
+        // A connection's own tunnel counts where it was cut out of what is for everybody; one that is
+        // wider, such as a way to the Internet, does not.
+        let for_all = &connection.config.children[number].remote_ts;
         if let Some(other) = self.tunnels.values().find(|other| {
             other.connection != index
                 && overlap(&other.local_ts, &child.local_ts)
                 && overlap(&other.remote_ts, &child.remote_ts)
-                && self.connections[other.connection].template.is_some()
+                && (self.connections[other.connection].template.is_some()
+                    || within(&other.remote_ts, for_all))
         }) {
             warn!(
                 connection = connection.name,

@@ -294,6 +294,36 @@ fn two_peers_do_not_get_the_same_addresses_by_asking() {
     assert_eq!(net.status(3), ["proven"]);
 }
 
+/// Nor those of a peer that has a connection of its own among them, whether or not it is there.
+#[test]
+fn a_templates_peer_does_not_get_what_a_connection_has() {
+    let mut sites = connection("sites", Role::Server, "gw@lab");
+    sites.children = vec![child("net", &["10.2.0.0/24"], &["10.0.0.0/8"])];
+    let mut branch = connection("branch", Role::Server, "gw@lab");
+    branch.remote_id = Some("client9@lab".parse().unwrap());
+    branch.children = vec![child("net", &["10.2.0.0/24"], &["10.9.1.0/24"])];
+    // As wide as what is for everybody: nobody's in particular.
+    let mut other = connection("other", Role::Server, "gw@lab");
+    other.remote_id = Some("client8@lab".parse().unwrap());
+    other.children = vec![child("net", &["10.2.0.0/24"], &["0.0.0.0/0"])];
+    let mut net = Net::new(7);
+    net.start(GATEWAY, Vec::new(), vec![sites, branch, other]);
+    for (n, inside, up) in [
+        (1, "10.9.1.128/25", "down"),
+        (2, "10.9.0.0/16", "down"),
+        (3, "10.9.2.0/24", "proven"),
+        (9, "10.9.1.0/24", "proven"),
+    ] {
+        let mut config = client(n);
+        config.vips.clear();
+        config.children[0] = child("net", &[inside], &["10.2.0.0/24"]);
+        config.children[0].start_action = StartAction::Start;
+        let at = net.start(&address(n), Vec::new(), vec![config]);
+        net.run(secs(2));
+        assert_eq!(net.status(at), [up], "{inside}");
+    }
+}
+
 /// Nor by rekeying what they have: its successor may be for something else.
 #[test]
 fn a_rekey_does_not_get_the_addresses_of_another_peer() {
