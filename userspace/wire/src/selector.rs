@@ -11,7 +11,10 @@ use crate::ip::{Flow, protocol};
 /// One side of a policy: addresses, a protocol and ports.
 ///
 /// Displayed and parsed as `10.1.0.0/24`, `10.1.0.5-10.1.0.9[udp]`, `2001:db8::/32[tcp/80]`,
-/// `10.1.0.0/24[17/1000-2000]`, `10.1.0.1[tcp/opaque]`.
+/// `10.1.0.0/24[17/1000-2000]`, `10.1.0.1[tcp/opaque]`. For ICMP and ICMPv6, type and code stand where
+/// ports do, as one number with the type in its upper half (RFC 4301 §4.4.1.1, RFC 7296 §3.13.1), the
+/// same one on both sides; written `10.1.0.0/24[icmp/8]` for a type with all its codes, `[icmp/3.4]`
+/// for one code of it, `[icmp/3-5]` for several types.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrafficSelector {
     protocol: u8,
@@ -210,6 +213,46 @@ impl Flow {
     }
 }
 
+/// Whether type and code stand where ports do.
+const fn has_types(protocol: u8) -> bool {
+    matches!(protocol, protocol::ICMP | protocol::ICMPV6)
+}
+
+/// One end of a range of ports; for ICMP a type with its `code`, a type alone (then `code` is the one
+/// taken), or both as one number from 256.
+fn parse_port(text: &str, protocol: u8, code: u8) -> Result<u16, WireError> {
+    if !has_types(protocol) {
+        return parse(text);
+    }
+    if let Some((kind, code)) = text.split_once('.') {
+        return Ok(u16::from_be_bytes([parse(kind)?, parse(code)?]));
+    }
+    let number: u16 = parse(text)?;
+    Ok(match u8::try_from(number) {
+        Ok(kind) => u16::from_be_bytes([kind, code]),
+        Err(_) => number,
+    })
+}
+
+/// Ports of a range, both ends included.
+fn write_ports(f: &mut fmt::Formatter<'_>, protocol: u8, ports: (u16, u16)) -> fmt::Result {
+    let (first, last) = ports;
+    if has_types(protocol) {
+        let ([kind, code], [last_kind, last_code]) = (first.to_be_bytes(), last.to_be_bytes());
+        return match (code, last_code) {
+            (0, 255) if kind == last_kind => write!(f, "{kind}"),
+            (0, 255) => write!(f, "{kind}-{last_kind}"),
+            _ if first == last => write!(f, "{kind}.{code}"),
+            _ => write!(f, "{kind}.{code}-{last_kind}.{last_code}"),
+        };
+    }
+    if first == last {
+        write!(f, "{first}")
+    } else {
+        write!(f, "{first}-{last}")
+    }
+}
+
 /// Names that [`TrafficSelector`] reads and writes for protocol numbers.
 const PROTOCOLS: [(&str, u8); 6] = [
     ("icmp", protocol::ICMP),
@@ -241,8 +284,10 @@ impl fmt::Display for TrafficSelector {
         match self.ports {
             ANY_PORT => {}
             OPAQUE => f.write_str("/opaque")?,
-            (first, last) if first == last => write!(f, "/{first}")?,
-            (first, last) => write!(f, "/{first}-{last}")?,
+            ports => {
+                f.write_str("/")?;
+                write_ports(f, self.protocol, ports)?;
+            }
         }
         f.write_str("]")
     }
@@ -263,7 +308,8 @@ impl FromStr for TrafficSelector {
 
     /// Reads an address, a prefix (host bits are cleared) or a range, then optionally
     /// `[protocol]` or `[protocol/port]`. The protocol is a number, a known name, `any` or nothing;
-    /// the port is a number, a range, `any` or `opaque`.
+    /// the port is a number, a range, `any` or `opaque`; of ICMP it is a type, `type.code`, or both as
+    /// one number from 256.
     fn from_str(s: &str) -> Result<Self, WireError> {
         let (addresses, upper) = match s.split_once('[') {
             Some((addresses, rest)) => (
@@ -291,7 +337,10 @@ impl FromStr for TrafficSelector {
             "opaque" => OPAQUE,
             _ => {
                 let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-                let ports = (parse(first)?, parse(last)?);
+                let ports = (
+                    parse_port(first, protocol, 0)?,
+                    parse_port(last, protocol, u8::MAX)?,
+                );
                 if ports == OPAQUE {
                     return Err(WireError::Malformed);
                 }
@@ -334,6 +383,15 @@ mod tests {
             ("10.1.0.0/24[udp/0-65535]", "10.1.0.0/24[udp]"),
             ("10.1.0.0/24[tcp/opaque]", "10.1.0.0/24[tcp/opaque]"),
             ("2001:db8::/32[icmpv6]", "2001:db8::/32[icmpv6]"),
+            ("10.1.0.0/24[icmp]", "10.1.0.0/24[icmp]"),
+            ("10.1.0.0/24[icmp/8]", "10.1.0.0/24[icmp/8]"),
+            ("10.1.0.0/24[1/2048-2303]", "10.1.0.0/24[icmp/8]"),
+            ("10.1.0.0/24[icmp/3.4]", "10.1.0.0/24[icmp/3.4]"),
+            ("10.1.0.0/24[icmp/772]", "10.1.0.0/24[icmp/3.4]"),
+            ("10.1.0.0/24[icmp/3-5]", "10.1.0.0/24[icmp/3-5]"),
+            ("10.1.0.0/24[icmp/0.8-0.9]", "10.1.0.0/24[icmp/0.8-0.9]"),
+            ("10.1.0.0/24[icmp/0-255]", "10.1.0.0/24[icmp]"),
+            ("fd00::/8[icmpv6/128-129]", "fd00::/8[icmpv6/128-129]"),
             ("::/0", "::/0"),
             ("::1-::3", "::1-::3"),
         ] {
@@ -362,6 +420,11 @@ mod tests {
             "10.1.0.0/24[tcp/65536]",
             "10.1.0.0/24[tcp/65535-0]",
             "10.1.0.0/24[tcp/1-2-3]",
+            "10.1.0.0/24[tcp/1.2]",
+            "10.1.0.0/24[icmp/3.256]",
+            "10.1.0.0/24[icmp/256.0]",
+            "10.1.0.0/24[icmp/3.4.5]",
+            "10.1.0.0/24[icmp/3.]",
             "-",
             "/",
             "[]",
@@ -394,6 +457,32 @@ mod tests {
                 matches,
                 "{selector}"
             );
+        }
+    }
+
+    /// RFC 4301 §4.4.1.1
+    #[test]
+    fn icmp_is_matched_by_type_and_code() {
+        let echo = [8, 0, 0, 0, 0, 1, 0, 1];
+        let too_big = [3, 4, 0, 0, 0, 0, 5, 220];
+        let (src, dst) = ("10.1.0.1".parse().unwrap(), "10.2.0.1".parse().unwrap());
+        for (upper, matching, other) in [
+            (&echo, ["icmp/8", "icmp/8.0", "icmp/0-8"], "icmp/0"),
+            (&too_big, ["icmp/3", "icmp/3.4", "icmp/3.0-3.4"], "icmp/3.5"),
+        ] {
+            let flow = Flow::new(src, dst, protocol::ICMP, Some(upper));
+            let within = |kind: &str| {
+                let side = |net: &str| [ts(&format!("{net}[{kind}]"))];
+                flow.is_within(&side("10.1.0.0/16"), &side("10.2.0.0/16"))
+            };
+            assert!(matching.into_iter().all(within));
+            assert!(!within(other));
+            assert!(!within("icmpv6/8"));
+            // A later fragment shows neither.
+            let hidden = Flow::new(src, dst, protocol::ICMP, None);
+            let any = [ts("0.0.0.0/0[icmp]")];
+            assert!(hidden.is_within(&any, &any));
+            assert!(!hidden.is_within(&[ts("0.0.0.0/0[icmp/8]")], &any));
         }
     }
 
@@ -459,7 +548,7 @@ mod tests {
             Just(OPAQUE),
             any::<(u16, u16)>().prop_map(|(a, b)| (a.min(b), a.max(b))),
         ];
-        let protocol = prop_oneof![Just(0), Just(6), Just(17), any::<u8>()];
+        let protocol = prop_oneof![Just(0), Just(6), Just(17), Just(1), Just(58), any::<u8>()];
         (protocol, ports, addresses()).prop_map(|(protocol, ports, (start, end))| TrafficSelector {
             protocol,
             ports,
