@@ -67,6 +67,19 @@ pub(crate) fn within(answer: &[TrafficSelector], offered: &[TrafficSelector]) ->
             .all(|narrow| offered.iter().any(|wide| wide.contains(narrow)))
 }
 
+/// Does a successor allow all that `old` allowed and `offered` still allows? A rekey must not leave
+/// less than there was (RFC 7296 §2.9.2), but for what our own policy gave up since, as an address that
+/// is no longer ours.
+pub(crate) fn replaces(
+    new: &[TrafficSelector],
+    old: &[TrafficSelector],
+    offered: &[TrafficSelector],
+) -> bool {
+    let kept = narrow(old, offered);
+    kept.iter()
+        .all(|old| new.iter().any(|new| new.contains(old)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +142,20 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_may_be_wider_but_not_narrower() {
+        let offered = list("10.0.0.0/8,fd00::/16");
+        let old = list("10.1.0.0/16");
+        assert!(replaces(&list("10.1.0.0/16"), &old, &offered));
+        assert!(replaces(&list("fd00::/16,10.0.0.0/8"), &old, &offered));
+        assert!(!replaces(&list("10.1.0.0/17"), &old, &offered));
+        assert!(!replaces(&list("10.1.0.0/16[tcp]"), &old, &offered));
+        assert!(!replaces(&list("fd00::/16"), &old, &offered));
+        // Not ours any more.
+        let old = list("10.1.0.0/16,192.0.2.1/32");
+        assert!(replaces(&list("10.1.0.0/16"), &old, &offered));
+    }
+
+    #[test]
     fn a_peer_cannot_make_it_long() {
         let many: Vec<_> = (0..=255_u8)
             .map(|byte| TrafficSelector::from_address([10, 0, 0, byte].into()))
@@ -150,6 +177,8 @@ mod tests {
             };
             prop_assert_eq!(allows(&common), allows(&offered) && allows(&ours));
             prop_assert!(common.is_empty() || within(&common, &offered) && within(&common, &ours));
+            // What is asked for again is granted again, in full.
+            prop_assert!(replaces(&narrow(&offered, &ours), &common, &offered));
             prop_assert_eq!(from_wire(&to_wire(&common)), common);
         }
     }

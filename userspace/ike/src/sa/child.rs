@@ -19,7 +19,7 @@ use super::{IkeSa, Phase};
 use crate::crypto::KeyPair;
 use crate::keys::{Nonces, SharedSecrets};
 use crate::proposal::{EspSuite, Group, Groups, accept_esp, esp_groups, offer_esp};
-use crate::selectors::{from_wire, narrow, to_wire, within};
+use crate::selectors::{from_wire, narrow, replaces, to_wire, within};
 use crate::{ChildSa, Ctx, Output, Reason};
 
 /// Most CHILD_SAs of one IKE SA, draining ones included: a peer may ask for many.
@@ -482,7 +482,14 @@ impl IkeSa {
             // What we offered before we knew our address may come back as it was.
             local_ts = narrow(&local_ts, &ours);
         }
-        if !within(&local_ts, &ours) || !within(&remote_ts, &self.remote_ts(child)) {
+        let theirs = self.remote_ts(child);
+        if !within(&local_ts, &ours) || !within(&remote_ts, &theirs) {
+            return Err(Reason::TsUnacceptable);
+        }
+        if let Some(old) = wanted.replaces.and_then(|spi_in| self.child(spi_in))
+            && !(replaces(&local_ts, &old.local_ts, &ours)
+                && replaces(&remote_ts, &old.remote_ts, &theirs))
+        {
             return Err(Reason::TsUnacceptable);
         }
         let agreed = Agreed {

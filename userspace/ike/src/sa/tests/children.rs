@@ -54,6 +54,32 @@ fn rekey_from_either_side_with_and_without_pfs() {
     }
 }
 
+/// RFC 7296 §2.9.2
+#[test]
+fn a_successor_that_allows_less_is_refused_and_the_old_one_stays() {
+    let mut world = Setup::new().connected(36);
+    let old = world.spi(CLIENT);
+    let mut policy = (*world.hosts[SERVER].sas[0].config).clone();
+    policy.children[0].local_ts = vec!["10.2.0.0/25".parse().unwrap()];
+    world.hosts[SERVER].sas[0].config = Arc::new(policy);
+    rekey(&mut world, CLIENT);
+    assert!(world.heard(CLIENT, "child net failed: "));
+    assert!(!world.heard(CLIENT, "child net replaced"));
+    for host in &world.hosts {
+        assert_eq!(host.installed.len(), 1);
+    }
+    assert!(world.hosts[CLIENT].installed.contains_key(&old));
+    world.assert_agree();
+
+    // A wider policy is no reason: what is offered is what there was.
+    let mut policy = (*world.hosts[SERVER].sas[0].config).clone();
+    policy.children[0].local_ts = vec!["10.2.0.0/16".parse().unwrap()];
+    world.hosts[SERVER].sas[0].config = Arc::new(policy);
+    rekey(&mut world, CLIENT);
+    assert!(world.heard(CLIENT, "child net replaced"));
+    world.assert_agree();
+}
+
 #[test]
 fn every_generation_has_its_own_keys() {
     let mut world = Setup::new().connected(31);
