@@ -72,13 +72,15 @@ impl ChildLifetime {
         rekey_time / 10
     }
 
-    /// A hard limit in bytes or packets for a soft one, and its jitter: a tenth more, a tenth less.
+    /// A hard limit in bytes or packets for a soft one, and its jitter: as much again, and a tenth less.
+    /// A rekey takes as long as the path wants, whatever the limit: swanctl's tenth is gone while one
+    /// request is repeated, and then nothing is sent at all.
     #[must_use]
     pub fn count_for(soft: u64) -> (u64, u64) {
         if soft == UNLIMITED {
             (UNLIMITED, 0)
         } else {
-            (soft.saturating_add((soft / 10).max(1)), soft / 10)
+            (soft.saturating_mul(2), soft / 10)
         }
     }
 
@@ -237,6 +239,7 @@ mod tests {
             assert!(ChildLifetime::new(seconds * SECOND).is_ordered());
         }
         assert_eq!(ChildLifetime::count_for(UNLIMITED), (UNLIMITED, 0));
+        assert_eq!(ChildLifetime::count_for(1000), (2000, 100));
         for soft in [1, 10, 1 << 40, UNLIMITED - 1] {
             let (hard, rand) = ChildLifetime::count_for(soft);
             assert!(hard > soft && rand <= soft);
