@@ -515,12 +515,19 @@ impl IkeSa {
         shared: &SharedSecrets,
         nonces: &Nonces,
     ) -> Result<(), Reason> {
-        // One that the peer has deleted already was the redundant one.
-        let rival = wanted
-            .rival
-            .as_ref()
-            .filter(|(spi_in, _)| self.child(*spi_in).is_some());
-        let lost = rival.map(|(spi_in, theirs)| (*spi_in, nonces.lowest() < theirs.as_slice()));
+        // One that the peer has deleted already was the redundant one. One that it had made before we asked
+        // crossed nothing here, but to the peer it did: ours may have come when its own was complete.
+        let noted = wanted.rival.as_ref().map(|(spi_in, _)| *spi_in);
+        let rival = self.children.iter().find(|child| {
+            let beside = wanted.replaces.is_some() && child.replaced == wanted.replaces;
+            Some(child.spi_in) == noted || beside && !child.initiator && !child.deleting
+        });
+        let lost = rival.map(|theirs| {
+            (
+                theirs.spi_in,
+                nonces.lowest() < theirs.lowest_nonce.as_slice(),
+            )
+        });
         agreed.redundant = matches!(lost, Some((_, true)));
         self.install(agreed, shared, nonces)?;
         if let Some((spi_in, false)) = lost {

@@ -261,8 +261,7 @@ impl IkeSa {
         } else if let Some(wanted) = wanted {
             self.install_beside(&wanted, *agreed, &secrets, &nonces)
         } else {
-            self.note_rival(replaces, spi_in, &nonces);
-            self.install(*agreed, &secrets, &nonces)
+            self.install_for_peer(*agreed, &secrets, &nonces)
         };
         if let Err(reason) = made {
             self.release_spi(spi_in, cx);

@@ -11,7 +11,7 @@ use super::message::{find, find_notify, notify, random_nonce};
 use super::window::Purpose;
 use super::{Fate, IkeSa, Phase};
 use crate::crypto::Reply;
-use crate::keys::Nonces;
+use crate::keys::{Nonces, SharedSecrets};
 use crate::proposal::{Group, Groups, choose_esp, offered, wanted};
 use crate::selectors::{from_wire, narrow, to_wire};
 use crate::{ChildConfig, Childless, Ctx, Output, PeerRekey, Reason};
@@ -242,9 +242,23 @@ impl IkeSa {
             payloads.push(self.await_follow_up(series, cx));
             return Ok(payloads);
         }
-        self.note_rival(replaced.map(|(_, replaced)| replaced), spi_in, nonces);
+        self.install_for_peer(agreed, &shared.into(), nonces)
+            .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
+        Ok(payloads)
+    }
+
+    /// Installs a CHILD_SA of the peer's request. If we have rekeyed the same one meanwhile, or are about to,
+    /// the lowest of the four nonces says which of the two is redundant (RFC 7296 §2.8.1).
+    pub(super) fn install_for_peer(
+        &mut self,
+        agreed: Agreed,
+        shared: &SharedSecrets,
+        nonces: &Nonces,
+    ) -> Result<(), Reason> {
+        let (replaces, spi_in) = (agreed.replaces, agreed.spi_in);
+        self.note_rival(replaces, spi_in, nonces);
         let ours = self.children.iter().find(|child| {
-            let crossed = replaced.is_some_and(|(_, old)| child.replaced == Some(old));
+            let crossed = replaces.is_some() && child.replaced == replaces;
             crossed && child.initiator && !child.deleting
         });
         let redundant = ours.map(|ours| {
@@ -254,16 +268,15 @@ impl IkeSa {
                 ours.spi_in
             }
         });
-        self.install(agreed, &shared.into(), nonces)
-            .map_err(|reason| Refusal::new(NotifyType::NO_PROPOSAL_CHOSEN, reason))?;
+        self.install(agreed, shared, nonces)?;
         if let Some(spi_in) = redundant {
             self.outputs.push_back(Output::ChildRedundant { spi_in });
         }
-        Ok(payloads)
+        Ok(())
     }
 
     /// Has our own request for a successor of the same CHILD_SA know of the one that the peer makes.
-    pub(super) fn note_rival(&mut self, replaced: Option<Spi>, spi_in: Spi, nonces: &Nonces) {
+    fn note_rival(&mut self, replaced: Option<Spi>, spi_in: Spi, nonces: &Nonces) {
         if replaced.is_some() && self.rekey_under_way(replaced) {
             let request = self
                 .outstanding
