@@ -68,7 +68,7 @@ impl Gate {
             Input::Echo { epoch, echo } => self.echo(now, epoch, &echo, rng),
             Input::FirstInbound { epoch, data } => self.first_inbound(now, epoch, data),
             Input::Deleted { epoch, by_peer } => self.deleted(now, epoch, by_peer, rng),
-            Input::Redundant { epoch } => self.lost(epoch),
+            Input::Redundant { epoch } => self.lost(now, epoch),
             Input::RekeyDue { epoch } => {
                 if self.active == Some(epoch) {
                     let step = Step::Rekey { replaces: epoch };
@@ -209,7 +209,7 @@ impl Gate {
 
     /// One that lost to another that replaces the same. The peer's: if it carries data already, it does so
     /// until ours is proven. Ours: it goes when the peer's carries data.
-    fn lost(&mut self, epoch: EpochId) {
+    fn lost(&mut self, now: Duration, epoch: EpochId) {
         let Some(at) = self.position(epoch) else {
             return;
         };
@@ -217,6 +217,8 @@ impl Gate {
         if epoch.is_unproven() {
             epoch.redundant = true;
             epoch.probe.stop();
+            // The peer may not know.
+            epoch.drain_deadline = Some(now + self.config.drain_max);
         } else if epoch.initiated {
             epoch.redundant = true;
         }
