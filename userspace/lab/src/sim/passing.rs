@@ -110,6 +110,11 @@ pub fn agreed(world: &World, site: &Site) -> Result<(), String> {
         }
     }
     let gateway = site.gateway_list(world);
+    // One that is being closed may be gone at the other end before the peer hears of it.
+    let unsettled = gateway.ike_sas.iter().find(|sa| sa.state != "established");
+    if let Some(sa) = unsettled {
+        return Err(format!("the gateway has an IKE SA that is {}", sa.state));
+    }
     let mut sas = 0;
     for client in &site.clients {
         let list = world.list(*client);
@@ -119,6 +124,9 @@ pub fn agreed(world: &World, site: &Site) -> Result<(), String> {
             mine.map(ike).collect()
         };
         let (ours, theirs) = (of_client(&list), of_client(&gateway));
+        if let Some(sa) = list.ike_sas.iter().find(|sa| sa.state != "established") {
+            return Err(format!("the client has an IKE SA that is {}", sa.state));
+        }
         // With several tunnels, some may have gone over to a newer IKE SA than others.
         if ours.is_empty() || ours.values().any(|children| *children == 0) {
             return Err(format!("an IKE SA without CHILD_SAs: {ours:?}"));
