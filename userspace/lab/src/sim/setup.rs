@@ -122,7 +122,7 @@ pub fn gateway_inside(child: u8) -> Ipv4Addr {
 impl Plan {
     fn child_lifetime(&self) -> ChildLifetime {
         let default = ChildLifetime::new(self.rekey_time);
-        // So few bytes and packets that a tenth more would be gone before a lossy link lets a rekey pass.
+        // So few bytes and packets that as many again are gone before a lossy link lets a rekey pass.
         let life_bytes = self.rekey_bytes.saturating_mul(4);
         let life_packets = self.rekey_packets.saturating_mul(4);
         let (_, rand_bytes) = ChildLifetime::count_for(self.rekey_bytes);
