@@ -23,8 +23,8 @@ pub struct Config {
     pub worker: WorkerId,
     /// Replay window of inbound SAs, packets.
     pub replay_window: u32,
-    /// IKE SAs of peers that have not authenticated yet, at most; further ones are not answered.
-    pub half_open_limit: usize,
+    /// What those that have not authenticated may cost.
+    pub strangers: Strangers,
     /// The secret of the tickets for session resumption; `None`: a fresh one, so that they end with this
     /// process.
     pub ticket_keys: Option<TicketKeys>,
@@ -32,6 +32,35 @@ pub struct Config {
     pub pools: Vec<PoolConfig>,
     /// In order.
     pub connections: Vec<ConnectionConfig>,
+}
+
+/// Bounds on what senders cost a responder before they have authenticated (docs/ike-limits.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strangers {
+    /// Half-open IKE SAs in all; from a quarter of it on cookies are asked for.
+    pub half_open: usize,
+    /// Half-open IKE SAs of one source, an IPv4 address or an IPv6 /64.
+    pub half_open_per_source: usize,
+    /// From so many half-open IKE SAs of one source on it is asked for cookies.
+    pub cookie_threshold: usize,
+    /// First messages in one second that cost a key exchange, of senders that have shown nothing; as
+    /// many again of new senders that returned a cookie, and half as many of the others. Not zero.
+    pub inits_per_second: u32,
+    /// First messages with a cookie of one source that are looked at within 10 to 20 s: a NAT may hide
+    /// many clients.
+    pub inits_per_source: u32,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self {
+            half_open: 256,
+            half_open_per_source: 16,
+            cookie_threshold: 4,
+            inits_per_second: 100,
+            inits_per_source: 40,
+        }
+    }
 }
 
 /// A relation to one peer.
@@ -203,8 +232,6 @@ impl Config {
     pub const REPLAY_WINDOW: u32 = 4096;
     /// There is always room for as many tunnels as this.
     const MIN_TUNNELS: usize = 1024;
-    /// Default of [`Self::half_open_limit`].
-    pub const HALF_OPEN_LIMIT: usize = 256;
 
     /// Tunnels that there can be at a time: room for one for each child of each peer, and more.
     #[must_use]

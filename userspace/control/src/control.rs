@@ -24,7 +24,7 @@ use crate::spi::Spis;
 use crate::stray::Doorman;
 use crate::table::Table;
 use crate::tunnel::{Connection, Tunnel};
-use crate::{Config, ConfigError, ControlEvent, DataEvent, Output, StartAction, Ticket};
+use crate::{Config, ConfigError, ControlEvent, DataEvent, Output, StartAction, Strangers, Ticket};
 
 /// All connections of one process. See the [crate's documentation](crate).
 pub struct Control {
@@ -49,7 +49,7 @@ pub struct Control {
     pub(crate) pools: Pools,
     pub(crate) provider: Provider,
     pub(crate) replay_window: u32,
-    pub(crate) half_open_limit: usize,
+    pub(crate) strangers: Strangers,
     /// Tunnels at a time, for which the workers have room.
     pub(crate) tunnel_limit: usize,
     pub(crate) doorman: Doorman,
@@ -92,7 +92,7 @@ impl Control {
     ) -> Result<Self, ConfigError> {
         config.check()?;
         let tunnel_limit = config.tunnels();
-        let doorman = Doorman::new(now, &mut *rng);
+        let doorman = Doorman::new(now, config.strangers, &mut *rng);
         let tickets = config.ticket_keys;
         let tickets = tickets.unwrap_or_else(|| TicketKeys::generate(&mut *rng));
         let tickets = Arc::new(tickets);
@@ -116,7 +116,7 @@ impl Control {
             pools: Pools::new(config.pools),
             provider: config.provider,
             replay_window: config.replay_window,
-            half_open_limit: config.half_open_limit,
+            strangers: config.strangers,
             tunnel_limit,
             doorman,
             callers: Callers::default(),

@@ -95,7 +95,7 @@ impl Control {
         }
         let half_open = self.callers.half_open();
         let load = Load {
-            busy: half_open >= self.half_open_limit / BUSY,
+            busy: half_open >= self.strangers.half_open / BUSY,
             of_source: self.callers.of(Source::from(remote.ip())),
         };
         match self
@@ -106,7 +106,7 @@ impl Control {
             Admission::Answer(cookie) => return self.transmit(local, remote, &cookie),
             Admission::Refused => return,
         }
-        if half_open >= self.half_open_limit && is_first(message) && !self.make_room(now) {
+        if half_open >= self.strangers.half_open && is_first(message) && !self.make_room(now) {
             debug!(%remote, half_open, "too many half-open IKE SAs");
             return;
         }

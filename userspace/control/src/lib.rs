@@ -52,7 +52,7 @@ pub use api::{
 };
 pub use config::{
     ChildConfig, Config, ConfigError, ConnectionConfig, Follow, Mobility, PoolConfig, StartAction,
-    Unique,
+    Strangers, Unique,
 };
 pub use control::Control;
 pub use keylog::LoggedKeys;

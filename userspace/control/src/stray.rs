@@ -7,14 +7,8 @@ use std::collections::BTreeMap;
 use mitregate_ike::{CookieCheck, CookieJar, is_first};
 use rand_core::CryptoRng;
 
-/// First messages looked at in one second of senders that have shown nothing. Each costs a key exchange.
-const ANYBODY_PER_SECOND: u32 = 100;
-/// The same of senders that returned a cookie, and that are new within [`MEMORY`].
-const NEW_PER_SECOND: u32 = 100;
-/// And of those that are not.
-const AGAIN_PER_SECOND: u32 = 50;
-/// First messages of one sender that are looked at within [`MEMORY`]: a NAT may hide many clients.
-const PER_SOURCE: u32 = 40;
+use crate::Strangers;
+
 /// How long a sender is known that was let in, and up to as long again.
 const MEMORY: Duration = Duration::from_secs(10);
 /// Messages that are no first ones and that are looked at, to be answered INVALID_IKE_SPI or the like,
@@ -25,10 +19,6 @@ const STRAYS_PER_SECOND: u32 = 100;
 const COOKIE_QUOTAS: usize = 1024;
 /// Cookies of one such quota in one second. One costs a hash, and is shorter than what asked for it.
 const COOKIES_PER_SECOND: u32 = 64;
-/// From so many half-open IKE SAs of one sender on it is asked for cookies.
-const HALF_OPEN_TRUSTED: usize = 4;
-/// And so many it may have at most.
-const HALF_OPEN_PER_SOURCE: usize = 16;
 
 /// Who sends: an IPv4 address, or the IPv6 network of one site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +107,7 @@ pub(crate) struct Load {
 /// they receive at their address (RFC 7296 §2.6). These have quotas of their own, so that forged
 /// senders keep nobody out; and one of them that comes seldom is let in before one that comes often.
 pub(crate) struct Doorman {
+    limits: Strangers,
     anybody: Limiter,
     new: Limiter,
     again: Limiter,
@@ -129,8 +120,9 @@ pub(crate) struct Doorman {
 }
 
 impl Doorman {
-    pub(crate) fn new(now: Duration, rng: &mut dyn CryptoRng) -> Self {
+    pub(crate) fn new(now: Duration, limits: Strangers, rng: &mut dyn CryptoRng) -> Self {
         Self {
+            limits,
             anybody: Limiter::default(),
             new: Limiter::default(),
             again: Limiter::default(),
@@ -160,8 +152,8 @@ impl Doorman {
         if !is_first(message) {
             return grant(self.strays.take(now, STRAYS_PER_SECOND));
         }
-        let trusted = !load.busy && load.of_source < HALF_OPEN_TRUSTED;
-        if trusted && self.anybody.take(now, ANYBODY_PER_SECOND) {
+        let trusted = !load.busy && load.of_source < self.limits.cookie_threshold;
+        if trusted && self.anybody.take(now, self.limits.inits_per_second) {
             return Admission::Granted;
         }
         let source = Source::from(remote.ip());
@@ -183,13 +175,16 @@ impl Doorman {
     /// A sender that receives at its address.
     fn admit_known(&mut self, now: Duration, source: Source, load: Load) -> bool {
         let count = self.memory.count(source, now);
-        if load.of_source >= HALF_OPEN_PER_SOURCE || count >= PER_SOURCE {
+        if load.of_source >= self.limits.half_open_per_source
+            || count >= self.limits.inits_per_source
+        {
             return false;
         }
         let granted = if count == 0 {
-            self.new.take(now, NEW_PER_SECOND)
+            self.new.take(now, self.limits.inits_per_second)
         } else {
-            self.again.take(now, AGAIN_PER_SECOND)
+            self.again
+                .take(now, (self.limits.inits_per_second / 2).max(1))
         };
         if granted {
             self.memory.note(source);

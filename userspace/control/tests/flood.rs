@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use lab::{Setup, World, ms, secs};
-use mitregate_control::{Config, Control, Datagram, Output};
+use mitregate_control::{Config, Control, Datagram, Output, Strangers};
 use mitregate_wire::ike::{IkeSpi, Message, Notify, NotifyType, Payload};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -196,7 +196,7 @@ fn flood(count: u32, sources: u32, real: bool) -> Duration {
         }
     }
     assert!(
-        net.most_sas <= Config::HALF_OPEN_LIMIT + 2,
+        net.most_sas <= Strangers::default().half_open + 2,
         "{}",
         net.most_sas
     );

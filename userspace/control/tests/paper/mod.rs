@@ -13,7 +13,7 @@ use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Command, Config, ConnectionConfig, Control,
     ControlEvent, DataEvent, Datagram, Dynamic, EncapMode, Fragmentation, GateConfig, IkeLifetime,
     ListView, LocalAuth, Mobility, Outer, Output, PeerRekey, PoolConfig, Psk, RemoteAuth,
-    Retransmit, Role, StartAction, Ticket, TunnelView, Unique,
+    Retransmit, Role, StartAction, Strangers, Ticket, TunnelView, Unique,
 };
 use mitregate_esp::{EpochId, Provider, SaCounters, TunnelId, WorkerId};
 use mitregate_wire::TrafficSelector;
@@ -211,7 +211,7 @@ impl Net {
             provider: Provider::AwsLc,
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
-            half_open_limit: Config::HALF_OPEN_LIMIT,
+            strangers: Strangers::default(),
             ticket_keys: None,
             pools,
             connections,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Config, ConnectionConfig, Dynamic, EncapMode,
     GateConfig, IkeLifetime, ListView, LocalAuth, Mobility, PeerRekey, PoolConfig, Psk, RemoteAuth,
-    Retransmit, Role, StartAction, TicketKeys, Unique,
+    Retransmit, Role, StartAction, Strangers, TicketKeys, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_ike::Fragmentation;
@@ -261,7 +261,7 @@ impl Plan {
             provider: Provider::ALL[usize::from(self.seed >> side & 1 == 1)],
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
-            half_open_limit: Config::HALF_OPEN_LIMIT,
+            strangers: Strangers::default(),
             ticket_keys: self.ticket_key.map(|key| TicketKeys::new(key.into())),
             pools: if self.virtual_ips {
                 vec![PoolConfig {

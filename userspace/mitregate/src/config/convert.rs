@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use mitregate_classifier::ModeRequest;
-use mitregate_control::{Config, TicketKeys};
+use mitregate_control::{Config, Strangers, TicketKeys};
 use mitregate_esp::{Provider, WorkerId};
 use zeroize::Zeroizing;
 
@@ -134,6 +134,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
         );
     }
     let ticket_keys = ticket_keys(&mut check, file.daemon.ticket_key_file.as_deref());
+    let strangers = strangers(&mut check, &file.daemon);
     let pools = pools::pools(&mut check, &file);
     let connections = peers::connections(&mut check, &file);
     match (check.errors.is_empty(), outer, provider) {
@@ -147,7 +148,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
                 provider,
                 worker: WorkerId(0),
                 replay_window: file.daemon.replay_window,
-                half_open_limit: Config::HALF_OPEN_LIMIT,
+                strangers,
                 ticket_keys,
                 pools,
                 connections,
@@ -157,6 +158,34 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             check.errors.sort_by_key(|error| error.line);
             Err(check.errors)
         }
+    }
+}
+
+/// What those that have not authenticated may cost.
+fn strangers(check: &mut Check<'_>, daemon: &file::Daemon) -> Strangers {
+    if daemon.inits_per_second == 0 {
+        check.error(
+            &FieldPath::of(&["daemon", "inits_per_second"]),
+            "must be at least 1: nobody could connect",
+        );
+    }
+    for (field, value) in [
+        ("half_open_limit", daemon.half_open_limit),
+        ("half_open_per_source", daemon.half_open_per_source),
+    ] {
+        if value == 0 {
+            check.error(
+                &FieldPath::of(&["daemon", field]),
+                "must be at least 1: nobody could connect",
+            );
+        }
+    }
+    Strangers {
+        half_open: daemon.half_open_limit,
+        half_open_per_source: daemon.half_open_per_source,
+        cookie_threshold: daemon.cookie_threshold,
+        inits_per_second: daemon.inits_per_second,
+        inits_per_source: daemon.inits_per_source,
     }
 }
 

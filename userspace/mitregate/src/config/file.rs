@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use mitregate_control::Config;
+use mitregate_control::{Config, Strangers};
 use serde::Deserialize;
 
 use super::secret::InlineSecret;
@@ -59,10 +59,21 @@ pub struct Daemon {
     pub log_format: String,
     /// Folder for the keys of all SAs, in Wireshark's format; none: they are never written.
     pub save_keys: Option<PathBuf>,
+    /// Half-open IKE SAs in all.
+    pub half_open_limit: usize,
+    /// Half-open IKE SAs of one source.
+    pub half_open_per_source: usize,
+    /// Half-open IKE SAs of one source from which on it is asked for cookies.
+    pub cookie_threshold: usize,
+    /// First messages in one second that cost a key exchange.
+    pub inits_per_second: u32,
+    /// First messages of one source within ten to twenty seconds, once cookies are asked for.
+    pub inits_per_source: u32,
 }
 
 impl Default for Daemon {
     fn default() -> Self {
+        let strangers = Strangers::default();
         Self {
             control_socket: "/run/mitregate/control.sock".into(),
             provider: "aws-lc".into(),
@@ -73,6 +84,11 @@ impl Default for Daemon {
             log: "info".into(),
             log_format: "human".into(),
             save_keys: None,
+            half_open_limit: strangers.half_open,
+            half_open_per_source: strangers.half_open_per_source,
+            cookie_threshold: strangers.cookie_threshold,
+            inits_per_second: strangers.inits_per_second,
+            inits_per_source: strangers.inits_per_source,
         }
     }
 }
