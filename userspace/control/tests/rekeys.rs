@@ -110,7 +110,7 @@ impl World {
             provider: Provider::RustCrypto,
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
-            half_open_limit: Config::HALF_OPEN_LIMIT,
+            strangers: mitregate_control::Strangers::default(),
             ticket_keys: None,
             pools: Vec::new(),
             connections: vec![gw],
