@@ -10,7 +10,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use mitregate_control::{
     ChildConfig, ChildLifetime, Command, Config, ConnectionConfig, Control, DataEvent, Datagram,
-    GateConfig, IkeLifetime, Mobility, Output, Role, StartAction, Ticket, Unique,
+    GateConfig, IkeLifetime, Mobility, Output, Role, StartAction, Strangers, Ticket, Unique,
 };
 use mitregate_esp::ids::{EpochId, TunnelId};
 use mitregate_esp::{Provider, WorkerId};
@@ -99,7 +99,10 @@ impl World {
             provider: Provider::RustCrypto,
             worker: WorkerId(0),
             replay_window: Config::REPLAY_WINDOW,
-            half_open_limit: 16,
+            strangers: Strangers {
+                half_open: 16,
+                ..Strangers::default()
+            },
             ticket_keys: None,
             pools: Vec::new(),
             connections: vec![connection(&ike, role, ends)],
