@@ -174,7 +174,7 @@ impl World {
         }
     }
 
-    fn to_control(&mut self, payload: &[u8]) {
+    fn tell_control(&mut self, payload: &[u8]) {
         let [local, remote] = self.ends;
         let datagram = Datagram {
             local,
@@ -185,7 +185,7 @@ impl World {
         self.drain();
     }
 
-    fn to_peer(&mut self, message: &[u8]) {
+    fn tell_peer(&mut self, message: &[u8]) {
         let [remote, local] = self.ends;
         let Ok(header) = peek(message) else { return };
         let spi = header.receiver_spi();
@@ -221,8 +221,8 @@ impl World {
             false => self.net.remove(nth),
         };
         match to_control {
-            true => self.to_control(&message),
-            false => self.to_peer(&message),
+            true => self.tell_control(&message),
+            false => self.tell_peer(&message),
         }
     }
 
@@ -354,7 +354,7 @@ impl World {
         let payloads = (PayloadType(first), inner);
         let mut rng = ChaCha20Rng::seed_from_u64(3);
         if let Some(message) = sa.forge(exchange, response, id, payloads, None, &mut rng) {
-            self.to_control(&message);
+            self.tell_control(&message);
         }
     }
 
@@ -421,7 +421,7 @@ fuzz_target!(|bytes: &[u8]| {
                     }
                 });
             }
-            8 => world.to_control(data),
+            8 => world.tell_control(data),
             _ => world.forge(0, a, b, (data.first().copied().unwrap_or(0), data)),
         }
         world.check();
