@@ -23,7 +23,7 @@ use crate::proposal::{
     wanted,
 };
 use crate::stateless::reply;
-use crate::{Ctx, Directory, Discard, Encap, Reason, RejectReason, Rejected, nat};
+use crate::{Ctx, Directory, Discard, Encap, IkeConfig, Reason, RejectReason, Rejected, nat};
 
 /// How often an initiator starts over because a responder wants a cookie or another group:
 /// neither says who it is, so this must have an end.
@@ -380,20 +380,14 @@ pub(super) fn respond(
     let reply = Reply::to(suite.group, &ke.data, cx.rng)
         .map_err(|_| silent(RejectReason::InvalidKeyExchange))?;
 
-    let mut sa = IkeSa::new(Side::Responder, config, header.spi_i, local, remote);
-    let detected = nat::detect(header.spi_i, header.spi_r, local, remote, payloads);
-    sa.spi_r = random_ike_spi(cx.rng);
-    sa.vendor = Vendor::of(payloads);
-    sa.settle_fragmentation(payloads);
+    let mut sa = IkeSa::begun_by(&header, config, local, remote, payloads, cx);
     sa.hints = Hints::of(payloads);
-    let plain_esp = offers_plain_esp(&sa.config, Some(sa.vendor));
-    sa.settle_encap(detected, plain_esp);
     let nonces = Nonces {
         i: nonce.clone(),
         r: random_nonce(cx.rng),
     };
-    let fail = |_: Reason| silent(RejectReason::Resources("keys"));
-    sa.set_keys(suite, &reply.secret, &nonces).map_err(fail)?;
+    sa.set_keys(suite, &reply.secret, &nonces)
+        .map_err(|_| silent(RejectReason::Resources("keys")))?;
     let mut payloads = vec![Payload::Sa(vec![answer])];
     payloads.extend(sa.init_payloads(Some(reply.payload()), &nonces.r, Some(sa.vendor), cx));
     if !suite.additional.is_empty() {
@@ -403,22 +397,59 @@ pub(super) fn respond(
     let candidates = || candidates.iter().map(|config| &**config);
     payloads.extend(certificate_request(candidates()));
     payloads.extend(announce_hashes(candidates()));
-    let response = sa
-        .plain(ExchangeType::IKE_SA_INIT, true, 0, payloads)
-        .emit()
-        .map_err(|error| silent(error.into()))?;
-    sa.phase = Phase::HalfOpen(Box::new(HalfOpen {
-        directory,
-        nonces,
-        own_message: response.clone(),
-        peer_message: bytes.to_vec(),
-    }));
-    sa.expires = Some(cx.now + HALF_OPEN);
-    let response = vec![response];
-    sa.transmit(local, remote, &response);
-    let request = digest::digest(&digest::SHA256, bytes);
-    sa.remember_answer(0, request, 1, response).map_err(fail)?;
-    Ok(sa)
+    sa.answer_first(directory, nonces, payloads, bytes, cx)
+}
+
+impl IkeSa {
+    /// The responder's side of what the first request with `header` and `payloads` begins.
+    pub(super) fn begun_by(
+        header: &Header,
+        config: Arc<IkeConfig>,
+        local: SocketAddr,
+        remote: SocketAddr,
+        payloads: &[Payload],
+        cx: &mut Ctx<'_>,
+    ) -> Self {
+        let mut sa = Self::new(Side::Responder, config, header.spi_i, local, remote);
+        let detected = nat::detect(header.spi_i, header.spi_r, local, remote, payloads);
+        sa.spi_r = random_ike_spi(cx.rng);
+        sa.vendor = Vendor::of(payloads);
+        sa.settle_fragmentation(payloads);
+        let plain_esp = offers_plain_esp(&sa.config, Some(sa.vendor));
+        sa.settle_encap(detected, plain_esp);
+        sa
+    }
+
+    /// Answers the first request, `bytes`, with `payloads`, and waits for IKE_AUTH.
+    pub(super) fn answer_first(
+        mut self,
+        directory: Arc<dyn Directory>,
+        nonces: Nonces,
+        payloads: Vec<Payload>,
+        bytes: &[u8],
+        cx: &Ctx<'_>,
+    ) -> Result<Self, Rejected> {
+        let exchange = Header::parse(bytes)
+            .map_err(|error| silent(error.into()))?
+            .exchange;
+        let response = self
+            .plain(exchange, true, 0, payloads)
+            .emit()
+            .map_err(|error| silent(error.into()))?;
+        self.phase = Phase::HalfOpen(Box::new(HalfOpen {
+            directory,
+            nonces,
+            own_message: response.clone(),
+            peer_message: bytes.to_vec(),
+        }));
+        self.expires = Some(cx.now + HALF_OPEN);
+        let response = vec![response];
+        self.transmit(self.local, self.remote, &response);
+        let request = digest::digest(&digest::SHA256, bytes);
+        self.remember_answer(0, request, 1, response)
+            .map_err(|_| silent(RejectReason::Resources("keys")))?;
+        Ok(self)
+    }
 }
 
 const fn silent(reason: RejectReason) -> Rejected {

@@ -5,14 +5,13 @@ use core::net::SocketAddr;
 use core::time::Duration;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use mitregate_wire::ike::{ExchangeType, Header, Message, Notify, NotifyType, Payload};
 
-use super::auth::{Auth, HalfOpen};
+use super::auth::Auth;
 use super::init::{COOKIE_LEN, MAX_RESTARTS};
 use super::message::{find, find_notify, notify, notify_data, random_ike_spi, random_nonce};
 use super::window::Purpose;
-use super::{HALF_OPEN, IkeSa, Phase, unknown_critical};
+use super::{IkeSa, Phase, unknown_critical};
 use crate::capabilities::{Vendor, offers_plain_esp};
 use crate::keys::{KeySchedule, Keys, Nonces, Side};
 use crate::proposal::{Additional, IkeSuite};
@@ -352,20 +351,13 @@ pub(super) fn respond(
     let config = [false, true].into_iter().filter_map(by_proof).find(fits);
     let config = config.ok_or_else(nack)?;
 
-    let mut sa = IkeSa::new(Side::Responder, config, header.spi_i, local, remote);
-    let detected = nat::detect(header.spi_i, header.spi_r, local, remote, payloads);
-    sa.spi_r = random_ike_spi(cx.rng);
-    sa.vendor = Vendor::of(payloads);
-    sa.settle_fragmentation(payloads);
-    let plain_esp = offers_plain_esp(&sa.config, Some(sa.vendor));
-    sa.settle_encap(detected, plain_esp);
+    let mut sa = IkeSa::begun_by(header, config, local, remote, payloads, cx);
     let nonces = Nonces {
         i: nonce.clone(),
         r: random_nonce(cx.rng),
     };
-    let fail = |_: Reason| silent(RejectReason::Resources("keys"));
     sa.set_resumed_keys(state.suite, &state.sk_d, &nonces)
-        .map_err(fail)?;
+        .map_err(|_| silent(RejectReason::Resources("keys")))?;
     sa.resumed = Some(Box::new(Resumed {
         peer_id: state.peer_id,
         local_id: state.local_id,
@@ -373,20 +365,5 @@ pub(super) fn respond(
         authenticated: state.authenticated,
     }));
     let payloads = sa.init_payloads(None, &nonces.r, Some(sa.vendor), cx);
-    let response = sa
-        .plain(ExchangeType::IKE_SESSION_RESUME, true, 0, payloads)
-        .emit()
-        .map_err(|error| silent(error.into()))?;
-    sa.phase = Phase::HalfOpen(Box::new(HalfOpen {
-        directory,
-        nonces,
-        own_message: response.clone(),
-        peer_message: bytes.to_vec(),
-    }));
-    sa.expires = Some(cx.now + HALF_OPEN);
-    let response = vec![response];
-    sa.transmit(local, remote, &response);
-    let request = digest::digest(&digest::SHA256, bytes);
-    sa.remember_answer(0, request, 1, response).map_err(fail)?;
-    Ok(sa)
+    sa.answer_first(directory, nonces, payloads, bytes, cx)
 }
