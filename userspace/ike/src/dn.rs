@@ -247,10 +247,10 @@ fn split(text: &str) -> Option<Vec<String>> {
 
 fn escape(value: &str, out: &mut String) {
     for c in value.chars() {
-        // Controls, and what changes the direction of writing.
-        let unseen = c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if unseen {
+        // Controls, and whatever else is no letter or digit: some of it breaks lines or turns the
+        // direction of writing.
+        let shown = c.is_ascii_graphic() || c == ' ' || !c.is_ascii() && c.is_alphanumeric();
+        if !shown {
             for byte in c.encode_utf8(&mut [0; 4]).bytes() {
                 let _ = write!(out, "\\{byte:02x}");
             }
