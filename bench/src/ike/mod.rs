@@ -24,7 +24,7 @@ use mitregate_ike::{
     LocalAuth, Mobike, PeerRekey, Psk, RemoteAuth, Retransmit,
 };
 use mitregate_lab::{
-    daemon::Daemon,
+    daemon::{Daemon, cpu_time},
     interop::swan::{self, LogLevels, Release, Swan},
     interrupt, payload,
     topology::{CLIENT_WAN, GATEWAY_WAN, Host, Lab, Middle},
@@ -497,16 +497,6 @@ secrets {{
 ",
         ike = exchange.ike
     )
-}
-
-/// Of all its threads so far, user and system.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
-    // proc(5): fields 14 and 15, in ticks of 1/100 s; the name before them stands in parentheses.
-    let rest = stat.rsplit_once(") ").context("an odd /proc/…/stat")?.1;
-    let ticks = rest.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.map(|word| word.parse::<u64>().unwrap_or(0)).sum();
-    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// Bytes in RAM (proc(5): `VmRSS`, in KiB).

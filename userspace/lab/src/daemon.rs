@@ -264,16 +264,7 @@ impl Daemon {
 
     /// CPU time used so far, user and system.
     pub fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        // proc(5): utime and stime are fields 14 and 15, in ticks of 1/100 s; after the name, which
-        // stands in parentheses, they are the 12th and 13th.
-        let rest = stat.rsplit_once(") ").context("an odd /proc/…/stat")?.1;
-        let ticks = rest
-            .split(' ')
-            .skip(11)
-            .take(2)
-            .map(|t| t.parse::<u64>().unwrap_or(0));
-        Ok(Duration::from_millis(ticks.sum::<u64>() * 10))
+        cpu_time(self.pid())
     }
 
     /// Let it live on when we end.
@@ -299,6 +290,20 @@ impl Drop for Daemon {
 fn epochs(list: &Value) -> impl Iterator<Item = &Value> {
     let tunnels = list["tunnels"].as_array().into_iter().flatten();
     tunnels.flat_map(|tunnel| tunnel["epochs"].as_array().into_iter().flatten())
+}
+
+/// CPU time that all threads of a process used so far, user and system.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // proc(5): utime and stime are fields 14 and 15, in ticks of 1/100 s; after the name, which
+    // stands in parentheses, they are the 12th and 13th.
+    let rest = stat.rsplit_once(") ").context("an odd /proc/…/stat")?.1;
+    let ticks = rest
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|t| t.parse::<u64>().unwrap_or(0));
+    Ok(Duration::from_millis(ticks.sum::<u64>() * 10))
 }
 
 #[cfg(test)]

@@ -182,18 +182,8 @@ impl IkeSa {
         let Some(request) = self.outstanding.take() else {
             return Err(Discard::Unexpected);
         };
-        self.spi_r = response.spi_r;
-        self.vendor = Vendor::of(payloads);
+        self.taken_up_by(response, local, remote);
         self.hints = Hints::of(payloads);
-        self.peer_childless =
-            find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some();
-        self.settle_fragmentation(payloads);
-        let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
-        let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
-        self.settle_encap(detected, plain_esp);
-        if self.encap == Encap::Udp || self.mobike_floats() {
-            self.float();
-        }
         let auth = Auth {
             nonces,
             own_message: request.datagrams.concat(),
@@ -401,6 +391,27 @@ pub(super) fn respond(
 }
 
 impl IkeSa {
+    /// The initiator's side of what the first response says about the peer and the way to it.
+    pub(super) fn taken_up_by(
+        &mut self,
+        response: &Message,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) {
+        let payloads = response.payloads.as_slice();
+        self.spi_r = response.spi_r;
+        self.vendor = Vendor::of(payloads);
+        self.peer_childless =
+            find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some();
+        self.settle_fragmentation(payloads);
+        let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
+        let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
+        self.settle_encap(detected, plain_esp);
+        if self.encap == Encap::Udp || self.mobike_floats() {
+            self.float();
+        }
+    }
+
     /// The responder's side of what the first request with `header` and `payloads` begins.
     pub(super) fn begun_by(
         header: &Header,

@@ -12,14 +12,11 @@ use super::init::{COOKIE_LEN, MAX_RESTARTS};
 use super::message::{find, find_notify, notify, notify_data, random_ike_spi, random_nonce};
 use super::window::Purpose;
 use super::{IkeSa, Phase, unknown_critical};
-use crate::capabilities::{Vendor, offers_plain_esp};
 use crate::keys::{KeySchedule, Keys, Nonces, Side};
 use crate::proposal::{Additional, IkeSuite};
 use crate::stateless::reply;
 use crate::ticket::{MAX_LIFETIME, ResumptionTicket, TicketState, credential, expiry};
-use crate::{
-    Ctx, Directory, Discard, Encap, Identity, IkeConfig, Reason, RejectReason, Rejected, nat,
-};
+use crate::{Ctx, Directory, Discard, Identity, IkeConfig, Reason, RejectReason, Rejected};
 
 /// What an initiator keeps while it waits for the response.
 pub(super) struct Resume {
@@ -164,17 +161,7 @@ impl IkeSa {
             return Err(Discard::Unexpected);
         };
         let Resume { ticket, nonce, .. } = *resume;
-        self.spi_r = response.spi_r;
-        self.vendor = Vendor::of(payloads);
-        self.peer_childless =
-            find_notify(payloads, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some();
-        self.settle_fragmentation(payloads);
-        let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
-        let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
-        self.settle_encap(detected, plain_esp);
-        if self.encap == Encap::Udp || self.mobike_floats() {
-            self.float();
-        }
+        self.taken_up_by(response, local, remote);
         let nonces = Nonces {
             i: nonce,
             r: nonce_r.clone(),
