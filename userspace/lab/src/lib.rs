@@ -11,6 +11,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod capture;
+pub mod case;
 pub mod compare;
 pub mod daemon;
 pub mod demo;
