@@ -14,6 +14,7 @@ use mitregate_wire::esp::Spi;
 use tracing::{debug, info, warn};
 
 use crate::control::tunnel_id;
+use crate::list::ms;
 use crate::session::SessionId;
 use crate::tunnel::{Connection, Epoch, Goal, Tunnel, outer};
 use crate::{Control, ControlEvent, Follow, Install, Output, Ticket, UNLIMITED};
@@ -274,6 +275,10 @@ impl Control {
                 %epoch,
                 "the peer does not answer ESP Echo: data flows on an unproven path"
             ),
+            GateEvent::Recovered { kind, outage } => {
+                info!(tunnel, %kind, outage_ms = ms(outage, Duration::ZERO), "the path is proven again");
+            }
+            GateEvent::Acted(action) => debug!(tunnel, "{action}"),
             GateEvent::PingAnswered { .. }
             | GateEvent::PingLost { .. }
             | GateEvent::EchoRefused { .. } => {}

@@ -67,6 +67,6 @@ pub use mitregate_ike::{
     Retransmit, TicketKeys,
 };
 pub use view::{
-    ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView, PoolView,
-    SelectorView, TunnelView,
+    ActionView, ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView,
+    PoolView, RecoveriesView, SelectorView, TunnelView,
 };

@@ -10,7 +10,8 @@ use crate::control::tunnel_id;
 use crate::session::Session;
 use crate::tunnel::{Connection, Tunnel};
 use crate::{
-    ConnectionView, Control, EpochView, IkeSaView, ListView, PoolView, SelectorView, TunnelView,
+    ActionView, ConnectionView, Control, EpochView, IkeSaView, ListView, PoolView, SelectorView,
+    TunnelView,
 };
 
 impl Control {
@@ -122,6 +123,11 @@ impl Control {
             bytes_in: totals.bytes_in,
             bytes_out: totals.bytes_out,
             gate: tunnel.gate.counters().into(),
+            black_hole_ms: ms(tunnel.gate.black_hole(now), Duration::ZERO),
+            last_action: tunnel.gate.last_action().map(|last| ActionView {
+                text: last.action.to_string(),
+                ago_ms: ms(now, last.at),
+            }),
             epochs: tunnel
                 .gate
                 .epochs()

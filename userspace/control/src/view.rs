@@ -135,8 +135,22 @@ pub struct TunnelView {
     pub bytes_out: u64,
     /// What its gate has counted.
     pub gate: GateCountersView,
+    /// How long it was a black hole in all, from the first sign of each (data unanswered, a lost ping) to the
+    /// next proof.
+    pub black_hole_ms: u64,
+    /// What its gate did last on its own account, and why.
+    pub last_action: Option<ActionView>,
     /// Oldest first.
     pub epochs: Vec<EpochView>,
+}
+
+/// Something that a gate did.
+#[derive(Debug, Clone, Serialize)]
+pub struct ActionView {
+    /// In words, with the reason.
+    pub text: String,
+    /// Since then.
+    pub ago_ms: u64,
 }
 
 /// Traffic selectors, as swanctl writes them.
@@ -206,7 +220,7 @@ pub struct GateCountersView {
     pub echoes_refused: u64,
     pub proven: u64,
     pub released: u64,
-    pub recovered: u64,
+    pub recoveries: RecoveriesView,
     pub rekeys: u64,
     pub new_sessions: u64,
 }
@@ -221,9 +235,30 @@ impl From<mitregate_gate::GateCounters> for GateCountersView {
             echoes_refused: c.echoes_refused,
             proven: c.proven,
             released: c.released,
-            recovered: c.recovered,
+            recoveries: c.recoveries.into(),
             rekeys: c.rekeys,
             new_sessions: c.new_sessions,
+        }
+    }
+}
+
+/// See [`mitregate_gate::Recoveries`].
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct RecoveriesView {
+    pub re_ping: u64,
+    pub rekey: u64,
+    pub new_ike: u64,
+    pub encap: u64,
+}
+
+impl From<mitregate_gate::Recoveries> for RecoveriesView {
+    fn from(r: mitregate_gate::Recoveries) -> Self {
+        Self {
+            re_ping: r.re_ping,
+            rekey: r.rekey,
+            new_ike: r.new_ike,
+            encap: r.encap,
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What goes into the gate and what comes out.
 
+use core::fmt;
 use core::time::Duration;
 
 use mitregate_esp::ids::EpochId;
 use mitregate_wire::{echo::Echo, esp::Spi};
 
-use crate::{Activity, Proven, State, UserPing, UserPingEvent};
+use crate::{Action, Activity, Proven, Recoveries, Recovery, State, UserPing, UserPingEvent};
 
 /// A new pair of SAs, ready to receive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +135,19 @@ pub enum Reason {
     Deleted,
 }
 
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unproven => "pings on a new epoch went unanswered",
+            Self::PathLost => "pings on a proven epoch went unanswered",
+            Self::Lifetime => "the epoch has lived long enough",
+            Self::RekeyUnanswered => "a rekey gave nothing in time",
+            Self::RekeyFailed => "a rekey was refused",
+            Self::Deleted => "the peer deleted the last epoch",
+        })
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateEvent {
@@ -159,6 +173,15 @@ pub enum GateEvent {
         epoch: EpochId,
         /// How many in a row.
         in_a_row: u32,
+    },
+    /// The gate did something on its own account.
+    Acted(Action),
+    /// Pings were lost, and the path is proven again.
+    Recovered {
+        /// What brought it back.
+        kind: Recovery,
+        /// How long it was a black hole, from the first sign on.
+        outage: Duration,
     },
     /// The peer does not answer pings; data flows unproven. Said once per tunnel.
     Optimistic {
@@ -207,8 +230,8 @@ pub struct GateCounters {
     pub proven: u64,
     /// Epochs released without a proof.
     pub released: u64,
-    /// Suspect epochs that answered again.
-    pub recovered: u64,
+    /// Ends of black holes, by what ended them.
+    pub recoveries: Recoveries,
     /// Rekeys asked for.
     pub rekeys: u64,
     /// New IKE sessions asked for.

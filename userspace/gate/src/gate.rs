@@ -9,11 +9,13 @@ use mitregate_wire::esp::Spi;
 use rand_core::Rng;
 
 use crate::{
-    EchoRefusal, EpochView, GateConfig, GateCounters, GateEvent, Input, Installed, Output, Proof,
-    Proven, Reason, Release, Role, State, UserPing, UserPingEvent,
+    Action, EchoRefusal, EpochView, GateConfig, GateCounters, GateEvent, Input, Installed,
+    LastAction, Output, PingCause, Proof, Proven, Reason, Recovery, Release, Role, State, UserPing,
+    UserPingEvent,
     epoch::Epoch,
     escalation::{Escalation, Step},
     liveness::Liveness,
+    outage::Outage,
     probe::Expired,
     responder::Bucket,
     user_ping::UserRun,
@@ -40,6 +42,8 @@ pub struct Gate {
     bucket: Bucket,
     warned_optimistic: bool,
     counters: GateCounters,
+    outage: Outage,
+    last_action: Option<LastAction>,
     outputs: VecDeque<Output>,
 }
 
@@ -57,6 +61,8 @@ impl Gate {
             users: Vec::new(),
             warned_optimistic: false,
             counters: GateCounters::default(),
+            outage: Outage::default(),
+            last_action: None,
             outputs: VecDeque::new(),
         }
     }
@@ -82,7 +88,7 @@ impl Gate {
                     live.activity(now, activity, idle);
                 }
             }
-            Input::PathChanged => self.check_active(now, rng),
+            Input::PathChanged => self.check_active(now, PingCause::PathChanged, rng),
             Input::UserPing(request) => self.user_ping(now, &request, rng),
             Input::UserPingStop { token } => {
                 for run in self.users.iter_mut().filter(|run| run.token == token) {
@@ -108,8 +114,10 @@ impl Gate {
                 .iter()
                 .find(|e| Some(e.id) == active && e.peer_echo);
             let suspect = epoch.is_some_and(|e| e.state == State::Suspect);
-            if epoch.is_some_and(|e| !e.probe.running()) && live.tick(now, suspect, idle) {
-                self.check_active(now, rng);
+            if epoch.is_some_and(|e| !e.probe.running())
+                && let Some(cause) = live.tick(now, suspect, idle)
+            {
+                self.check_active(now, cause, rng);
             }
         }
         self.drain(now);
@@ -162,6 +170,19 @@ impl Gate {
         self.counters
     }
 
+    /// How long in all the tunnel was a black hole, from the first sign of each to the next proof; the
+    /// present one is included.
+    #[must_use]
+    pub fn black_hole(&self, now: Duration) -> Duration {
+        self.outage.total(now)
+    }
+
+    /// What it did last on its own account.
+    #[must_use]
+    pub fn last_action(&self) -> Option<LastAction> {
+        self.last_action
+    }
+
     /// What it was made with.
     #[must_use]
     pub fn config(&self) -> &GateConfig {
@@ -183,7 +204,7 @@ impl Gate {
             self.redundant(now, at);
         } else if installed.peer_echo {
             if self.config.role == Role::Client {
-                self.begin_probe(now, at, self.config.tries, rng);
+                self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
             } else {
                 self.epochs[at].drain_deadline = Some(now + self.config.drain_max);
             }
@@ -232,7 +253,7 @@ impl Gate {
         };
         self.epochs[at].redundant = false;
         self.epochs[at].drain_deadline = None;
-        self.begin_probe(now, at, self.config.tries, rng);
+        self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
         true
     }
 
@@ -258,7 +279,7 @@ impl Gate {
     /// The client's ping is there: its NAT is bound, and our own direction can be asked for.
     fn server_probe(&mut self, now: Duration, at: usize, rng: &mut dyn Rng) {
         if self.epochs[at].peer_echo && !self.epochs[at].probe.running() {
-            self.begin_probe(now, at, self.config.tries, rng);
+            self.begin_probe(now, at, self.config.tries, PingCause::ClientPinged, rng);
         }
     }
 
@@ -328,8 +349,8 @@ impl Gate {
             if let Some(live) = &mut self.liveness {
                 live.answered(now);
             }
+            self.recovered(now, Recovery::RePing);
             if self.epochs[at].state == State::Suspect {
-                self.counters.recovered += 1;
                 self.set_state(now, at, State::Proven);
                 self.escalation.reset();
             }
@@ -426,6 +447,16 @@ impl Gate {
             }
         }
         self.escalation.reset();
+        let rekeyed = self.epochs[at].replaces.is_some();
+        self.recovered(
+            now,
+            if rekeyed {
+                Recovery::Rekey
+            } else {
+                Recovery::NewIke
+            },
+        );
+        self.acted(now, Action::Activate { epoch, proof });
         self.outputs
             .push_back(Output::Activate(Proven::new(epoch, proof)));
         if let Some(idle) = &self.config.idle {
@@ -519,7 +550,16 @@ impl Gate {
         }
     }
 
-    pub(crate) fn begin_probe(&mut self, now: Duration, at: usize, tries: u32, rng: &mut dyn Rng) {
+    pub(crate) fn begin_probe(
+        &mut self,
+        now: Duration,
+        at: usize,
+        tries: u32,
+        cause: PingCause,
+        rng: &mut dyn Rng,
+    ) {
+        let epoch = self.epochs[at].id;
+        self.acted(now, Action::Ping { epoch, cause });
         let epoch = &mut self.epochs[at];
         epoch.probe.begin(now, tries, self.config.ping_timeout);
         if epoch.proof.is_none() {
@@ -550,6 +590,9 @@ impl Gate {
         self.event(GateEvent::PingLost { epoch, in_a_row });
         if self.epochs[at].proof.is_some() {
             self.set_state(now, at, State::Suspect);
+            if self.active == Some(epoch) {
+                self.outage.lost();
+            }
         }
         if let Expired::Again(_) = expired {
             self.ping(now, at, rng);
@@ -576,17 +619,20 @@ impl Gate {
     }
 
     /// Pings the epoch that carries data, unless that is under way.
-    fn check_active(&mut self, now: Duration, rng: &mut dyn Rng) {
+    fn check_active(&mut self, now: Duration, cause: PingCause, rng: &mut dyn Rng) {
         let Some(at) = self.active.and_then(|id| self.position(id)) else {
             return;
         };
         if !self.epochs[at].peer_echo || self.epochs[at].probe.running() {
             return;
         }
+        let mut first_sign = now;
         if let (Some(live), Some(idle)) = (&mut self.liveness, &self.config.idle) {
+            first_sign = live.unanswered_since().unwrap_or(now);
             live.pinged(now, idle);
         }
-        self.begin_probe(now, at, self.config.suspect_tries, rng);
+        self.outage.suspect(first_sign);
+        self.begin_probe(now, at, self.config.suspect_tries, cause, rng);
     }
 
     fn active_can_be_asked(&self) -> bool {
@@ -597,6 +643,13 @@ impl Gate {
 
     fn escalate(&mut self, now: Duration) {
         while let Some((step, reason)) = self.escalation.poll(now, &self.config) {
+            self.acted(
+                now,
+                match step {
+                    Step::Rekey { .. } => Action::Rekey { reason },
+                    Step::NewSession => Action::NewSession { reason },
+                },
+            );
             self.outputs.push_back(match step {
                 Step::Rekey { replaces } => {
                     self.counters.rekeys += 1;
@@ -688,6 +741,19 @@ impl Gate {
             let epoch = epoch.id;
             self.event(GateEvent::State { epoch, from, to });
         }
+    }
+
+    /// The path is proven: if it was a black hole, that is over.
+    fn recovered(&mut self, now: Duration, kind: Recovery) {
+        if let Some(outage) = self.outage.over(now) {
+            self.counters.recoveries.count(kind);
+            self.event(GateEvent::Recovered { kind, outage });
+        }
+    }
+
+    fn acted(&mut self, at: Duration, action: Action) {
+        self.last_action = Some(LastAction { action, at });
+        self.event(GateEvent::Acted(action));
     }
 
     fn event(&mut self, event: GateEvent) {

@@ -21,22 +21,26 @@
 
 #![forbid(unsafe_code)]
 
+mod action;
 mod config;
 mod epoch;
 mod escalation;
 mod event;
 mod gate;
 mod liveness;
+mod outage;
 mod probe;
 mod proven;
 mod responder;
 mod role;
 mod user_ping;
 
+pub use action::{Action, LastAction, PingCause};
 pub use config::{EchoLimit, GateConfig, Idle, Role};
 pub use epoch::{EpochView, State};
 pub use event::{EchoRefusal, GateCounters, GateEvent, Input, Installed, Output, Reason};
 pub use gate::Gate;
 pub use liveness::Activity;
+pub use outage::{Recoveries, Recovery};
 pub use proven::{Proof, Proven, Release};
 pub use user_ping::{PingStats, UserPing, UserPingEvent};

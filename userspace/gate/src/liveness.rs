@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::Idle;
+use crate::{Idle, PingCause};
 
 /// Without traffic for this long, traffic is looked at less often.
 const QUIET: Duration = Duration::from_secs(10);
@@ -104,10 +104,15 @@ impl Liveness {
         self.next_tick
     }
 
-    /// Whether to ping now. `suspect`: pings went unanswered already, and data tells nothing new.
-    pub(crate) fn tick(&mut self, now: Duration, suspect: bool, idle: &Idle) -> bool {
+    /// Data that went out since then was not answered.
+    pub(crate) fn unanswered_since(&self) -> Option<Duration> {
+        self.unanswered_since
+    }
+
+    /// Why to ping now, if at all. `suspect`: pings went unanswered already, and data tells nothing new.
+    pub(crate) fn tick(&mut self, now: Duration, suspect: bool, idle: &Idle) -> Option<PingCause> {
         if now < self.next_tick {
-            return false;
+            return None;
         }
         let quiet = now.saturating_sub(self.busy) > QUIET;
         self.next_tick = now
@@ -122,7 +127,13 @@ impl Liveness {
         let silent = now >= self.heard.max(self.pinged) + self.silence;
         let unasked =
             self.received_since_answer && now >= self.answered.max(self.pinged) + idle.receive_only;
-        silent || unasked || (unanswered && !suspect)
+        if unanswered && !suspect {
+            Some(PingCause::Unanswered)
+        } else if silent {
+            Some(PingCause::Silent)
+        } else {
+            unasked.then_some(PingCause::ReceiveOnly)
+        }
     }
 }
 
@@ -145,7 +156,7 @@ mod tests {
                 second += 1;
             }
             live.activity(now, total, &idle);
-            if live.tick(now, false, &idle) {
+            if live.tick(now, false, &idle).is_some() {
                 live.pinged(now, &idle);
                 live.answered(now);
                 seen.push(now);

@@ -5,7 +5,7 @@ use core::time::Duration;
 use rand_core::Rng;
 
 use crate::liveness::Liveness;
-use crate::{Gate, GateConfig, Role};
+use crate::{Gate, GateConfig, PingCause, Role};
 
 impl GateConfig {
     /// The same for a side of the tunnel: what depends on the side becomes that side's default where it
@@ -45,7 +45,7 @@ impl Gate {
             match role {
                 Role::Client if !epoch.probe.running() => {
                     epoch.drain_deadline = None;
-                    self.begin_probe(now, at, self.config.tries, rng);
+                    self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
                 }
                 Role::Client => {}
                 Role::Server => epoch.drain_deadline = Some(now + self.config.drain_max),
