@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 /// The side of the *tunnel* (not of an IKE exchange) that the gate works for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Starts, may sit behind a NAT, pings first, owns rekeys.
     Client,

@@ -6,10 +6,10 @@ use core::time::Duration;
 use mitregate_esp::ids::EpochId;
 use mitregate_wire::esp::Spi;
 
-use crate::{Installed, Proof, probe::Probe};
+use crate::{Installed, Proof, Release, probe::Probe};
 
 /// What an operator sees of an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// Receives; sends nothing yet.
     Installed,
@@ -70,7 +70,7 @@ pub struct EpochView {
 }
 
 /// See [`EpochView`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Epoch {
     pub(crate) id: EpochId,
     pub(crate) spi_in: Spi,
@@ -126,6 +126,20 @@ impl Epoch {
     /// Neither proven nor on its way out.
     pub(crate) fn is_unproven(&self) -> bool {
         self.proof.is_none() && self.state != State::Draining
+    }
+
+    /// When it began to be what it is, or when something last arrived on it.
+    pub(crate) fn last_sign(&self) -> Duration {
+        self.since.max(self.heard.unwrap_or_default())
+    }
+
+    /// Since when the peer is known to send on it.
+    pub(crate) fn peer_moved(&self) -> Option<Duration> {
+        match self.proof {
+            Some(Proof::Released(Release::RekeyAnswered)) => Some(self.since),
+            _ if self.peer_data => Some(self.since),
+            _ => self.peer_pinged,
+        }
     }
 
     pub(crate) fn view(&self, active: Option<EpochId>) -> EpochView {

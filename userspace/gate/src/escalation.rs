@@ -4,7 +4,8 @@ use core::time::Duration;
 
 use mitregate_esp::ids::EpochId;
 
-use crate::{GateConfig, Reason};
+use crate::snapshot::EscalationStep;
+use crate::{EscalationSnapshot, GateConfig, Reason};
 
 /// What to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ enum Phase {
 }
 
 /// The escalation of one tunnel: at most one request is under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Escalation {
     phase: Phase,
     /// Requests since something was last proven.
@@ -110,6 +111,30 @@ impl Escalation {
                 step,
                 reason,
             };
+        }
+    }
+
+    pub(crate) fn snapshot(&self, now: Duration, config: &GateConfig) -> EscalationSnapshot {
+        let (due_in, step) = match self.phase {
+            Phase::Idle => (None, EscalationStep::Idle),
+            Phase::Starting => (None, EscalationStep::Starting),
+            Phase::Rekeying { deadline } => (Some(deadline), EscalationStep::Rekeying),
+            Phase::Due { at, step, .. } => (
+                Some(at),
+                match step {
+                    Step::Rekey { replaces } => EscalationStep::RekeyDue(replaces),
+                    Step::NewSession => EscalationStep::SessionDue,
+                },
+            ),
+        };
+        // From here on the wait does not grow.
+        let (nominal, longest) = (config.escalation_backoff, config.escalation_max);
+        let grown = (0..=16u32).find(|n| nominal.saturating_mul(1 << n) >= longest);
+        EscalationSnapshot {
+            step,
+            due_in: due_in.map(|at| at.saturating_sub(now)),
+            requests: self.requests.min(grown.unwrap_or(16) + 1),
+            unproven: self.unproven % config.epochs_per_session.max(1),
         }
     }
 

@@ -29,14 +29,14 @@ const USER_PINGS: usize = 4;
 /// The gate of one tunnel. See the [crate's documentation](crate).
 ///
 /// After each `handle_*` call take [`Output`]s until there are none, and ask again when to call
-/// [`handle_timeout`](Self::handle_timeout).
-#[derive(Debug)]
+/// [`handle_timeout`](Self::handle_timeout). A clone is without the outputs that were not taken.
+#[derive(Debug, Clone)]
 pub struct Gate {
     pub(crate) config: GateConfig,
     pub(crate) epochs: Vec<Epoch>,
     /// The epoch that carries data.
     pub(crate) active: Option<EpochId>,
-    escalation: Escalation,
+    pub(crate) escalation: Escalation,
     pub(crate) liveness: Option<Liveness>,
     users: Vec<UserRun>,
     bucket: Bucket,
@@ -44,7 +44,17 @@ pub struct Gate {
     counters: GateCounters,
     outage: Outage,
     last_action: Option<LastAction>,
-    outputs: VecDeque<Output>,
+    outputs: Outputs,
+}
+
+/// What was not taken yet. It stays with the original: a [`Proven`] is never doubled.
+#[derive(Debug, Default)]
+struct Outputs(VecDeque<Output>);
+
+impl Clone for Outputs {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Gate {
@@ -63,7 +73,7 @@ impl Gate {
             counters: GateCounters::default(),
             outage: Outage::default(),
             last_action: None,
-            outputs: VecDeque::new(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -150,7 +160,7 @@ impl Gate {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.outputs.0.pop_front()
     }
 
     /// The epochs, oldest first.
@@ -458,6 +468,7 @@ impl Gate {
         );
         self.acted(now, Action::Activate { epoch, proof });
         self.outputs
+            .0
             .push_back(Output::Activate(Proven::new(epoch, proof)));
         if let Some(idle) = &self.config.idle {
             match &mut self.liveness {
@@ -491,7 +502,7 @@ impl Gate {
             epoch.deleting = true;
             let id = epoch.id;
             self.set_state(now, at, State::Draining);
-            self.outputs.push_back(Output::Delete { epoch: id });
+            self.outputs.0.push_back(Output::Delete { epoch: id });
         }
     }
 
@@ -520,24 +531,23 @@ impl Gate {
             .and_then(|id| self.epochs.iter().find(|e| e.id == id));
         let ours_to_delete = self.config.role == Role::Client
             || active.is_some_and(|e| e.proof == Some(Proof::Released(Release::RekeyAnswered)));
-        let seen = |e: &Epoch| match e.proof {
-            Some(Proof::Released(Release::RekeyAnswered)) => Some(e.since),
-            _ if e.peer_data => Some(e.since),
-            _ => e.peer_pinged,
-        };
         for at in 0..self.epochs.len() {
             let id = self.epochs[at].id;
             // Seen on any later one, it has left this one: where rekeys are frequent, the active one is
             // always too young to tell.
             let later = |e: &&Epoch| self.active == Some(e.id) || e.id > id && e.proof.is_some();
-            let peer_moved_until = self.epochs.iter().filter(later).filter_map(seen).min();
+            let peer_moved_until = self
+                .epochs
+                .iter()
+                .filter(later)
+                .filter_map(Epoch::peer_moved)
+                .min();
             let peer_moved_until = peer_moved_until.map(|moved| moved + min);
             let epoch = &mut self.epochs[at];
             if epoch.drain_deadline.is_none_or(|t| t > now) {
                 continue;
             }
-            let last_sign = epoch.since.max(epoch.heard.unwrap_or_default());
-            let longest = last_sign + self.config.drain_max;
+            let longest = epoch.last_sign() + self.config.drain_max;
             // RFC 7296 §2.8.1: a redundant one is deleted by the side that made it.
             let ours = ours_to_delete || epoch.redundant && epoch.initiated;
             let moved = peer_moved_until.filter(|_| ours);
@@ -650,7 +660,7 @@ impl Gate {
                     Step::NewSession => Action::NewSession { reason },
                 },
             );
-            self.outputs.push_back(match step {
+            self.outputs.0.push_back(match step {
                 Step::Rekey { replaces } => {
                     self.counters.rekeys += 1;
                     Output::Rekey { replaces, reason }
@@ -701,14 +711,16 @@ impl Gate {
             done.is_none()
         });
         self.users = users;
-        self.outputs.extend(events.into_iter().map(Output::Event));
+        self.outputs.0.extend(events.into_iter().map(Output::Event));
     }
 
     fn send(&mut self, at: usize, echo: &Echo<'_>) {
         let epoch = self.epochs[at].id;
         let mut payload = vec![0; echo.emitted_len()];
         if echo.emit(&mut payload).is_ok() {
-            self.outputs.push_back(Output::SendEcho { epoch, payload });
+            self.outputs
+                .0
+                .push_back(Output::SendEcho { epoch, payload });
         }
     }
 
@@ -729,7 +741,7 @@ impl Gate {
         if let Some(at) = self.position(epoch) {
             self.set_state(now, at, State::Dead);
             self.epochs.remove(at);
-            self.outputs.push_back(Output::Retire { epoch });
+            self.outputs.0.push_back(Output::Retire { epoch });
         }
     }
 
@@ -757,7 +769,7 @@ impl Gate {
     }
 
     fn event(&mut self, event: GateEvent) {
-        self.outputs.push_back(Output::Event(event));
+        self.outputs.0.push_back(Output::Event(event));
     }
 
     fn position(&self, epoch: EpochId) -> Option<usize> {

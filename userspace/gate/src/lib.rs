@@ -33,6 +33,7 @@ mod probe;
 mod proven;
 mod responder;
 mod role;
+mod snapshot;
 mod user_ping;
 
 pub use action::{Action, LastAction, PingCause};
@@ -43,4 +44,5 @@ pub use gate::Gate;
 pub use liveness::Activity;
 pub use outage::{Recoveries, Recovery};
 pub use proven::{Proof, Proven, Release};
+pub use snapshot::{EpochSnapshot, EscalationSnapshot, ProofKind, RunSnapshot, Snapshot};
 pub use user_ping::{PingStats, UserPing, UserPingEvent};

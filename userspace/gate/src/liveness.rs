@@ -21,7 +21,7 @@ pub struct Activity {
 /// Watches a tunnel's traffic for the three signs that call for a ping: data that nothing answers, a
 /// tunnel that falls silent, and one that has not been asked for long while it receives (inbound traffic
 /// proves one direction only).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Liveness {
     last: Activity,
     /// Something authenticated, data or not, last came in.

@@ -58,7 +58,7 @@ impl Recoveries {
 
 /// The black hole of one tunnel: from the first sign that turned out to be one (data that nothing
 /// answered, or a ping that was lost) until something is proven.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Outage {
     /// It began then if the ping that is under way is lost.
     suspected: Option<Duration>,

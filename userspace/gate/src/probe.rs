@@ -3,11 +3,13 @@
 use core::time::Duration;
 use std::collections::VecDeque;
 
+use crate::RunSnapshot;
+
 /// Answers later than this many pings ago are not recognised.
 const REMEMBERED: usize = 32;
 
 /// The pings of one epoch. All share one identifier; sequence numbers go up by one (and wrap).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Probe {
     id: u16,
     next_seq: u16,
@@ -93,6 +95,19 @@ impl Probe {
             run.deadline = deadline;
             run.wait = next_wait;
         }
+    }
+
+    /// The sequence numbers whose answers would still count.
+    pub(crate) fn outstanding(&self) -> impl Iterator<Item = u16> + '_ {
+        self.sent.iter().map(|(seq, _)| *seq)
+    }
+
+    pub(crate) fn snapshot(&self, now: Duration) -> Option<RunSnapshot> {
+        self.run.map(|run| RunSnapshot {
+            left: run.left,
+            due_in: run.deadline.saturating_sub(now),
+            wait: run.wait,
+        })
     }
 
     /// Call when the deadline has passed.

@@ -5,7 +5,7 @@ use core::time::Duration;
 use crate::EchoLimit;
 
 /// A token bucket in millionths of an answer, so that it is exact and cannot drift.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bucket {
     micro_tokens: u64,
     filled: Duration,

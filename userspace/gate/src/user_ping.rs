@@ -58,7 +58,7 @@ pub struct PingStats {
 }
 
 /// A request that is being served.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct UserRun {
     pub(crate) token: u64,
     pub(crate) id: u16,
