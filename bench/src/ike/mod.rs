@@ -271,7 +271,8 @@ fn measure(options: &Options, exchange: &Exchange, system: &System, fresh: bool)
     let (_daemon, _swan, pid);
     match system {
         System::Swan(release) => {
-            swan::configure(&lab, SILENT, CHARON, &swanctl(exchange, &secret))?;
+            let conf = swanctl(exchange, &secret);
+            swan::configure(&lab, Host::Gw, SILENT, CHARON, &conf)?;
             let swan = Swan::start(&lab, Host::Gw, release, &logs)?;
             pid = swan.pid();
             _swan = swan;

@@ -23,6 +23,7 @@ pub mod iperf;
 pub mod netns;
 pub mod payload;
 pub mod ping;
+pub mod probe;
 pub mod report;
 pub mod sh;
 pub mod sim;

@@ -3,7 +3,6 @@
 
 mod cases;
 mod pki;
-mod probe;
 mod report;
 mod run;
 mod setup;

@@ -68,15 +68,14 @@ pub struct Pki {
 const SIDES: [&str; 2] = ["mitregate", "strongswan"];
 
 impl Pki {
-    /// Make everything: below `run`, `pki` for mitregate, and in `swan` strongSwan's files.
-    pub fn make(&self, run: &Path) -> Result<()> {
+    /// Make everything: `pki` below `run` for mitregate, and in `swan` strongSwan's files.
+    pub fn make(&self, run: &Path, swan: &Path) -> Result<()> {
         let dir = run.join("pki");
         fs::create_dir_all(&dir)?;
         match self.maker {
             Maker::OpenSsl => self.by_openssl(&dir)?,
             Maker::Mitregate => self.by_mitregate(&dir)?,
         }
-        let swan = run.join("swan");
         let copy = |from: &str, to: &str| {
             fs::copy(dir.join(from), swan.join(to)).with_context(|| format!("no {from} was made"))
         };

@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
-    probe::{Probe, Tally},
     setup::{CHILD, CONNECTION, Role, Setup},
     swan::{self, Release, Swan},
 };
 use crate::{
     daemon::Daemon,
     interrupt,
+    probe::{Probe, Tally},
     topology::{CLIENT_INNER, Host, Lab, SERVER},
 };
 
@@ -61,7 +61,8 @@ impl Run {
         };
         run.configure()?;
         if let Some(pki) = &run.setup.pki {
-            pki.make(run.lab.run_dir())?;
+            let swan = swan::folder(&run.lab, run.setup.role.swan());
+            pki.make(run.lab.run_dir(), &swan)?;
         }
         if run.setup.role == Role::Responder {
             for address in &run.setup.client_addresses {
@@ -77,9 +78,10 @@ impl Run {
         let run = self.lab.run_dir().display().to_string();
         let file = format!("{}.toml", self.setup.role.mitregate().name());
         self.lab.write_secret(&file, &self.setup.toml(&run))?;
-        let Setup { swan, .. } = &self.setup;
+        let Setup { swan, role, .. } = &self.setup;
         let swanctl = self.setup.swanctl();
-        swan::configure(&self.lab, swan::TALKATIVE, &swan.charon, &swanctl)
+        let levels = swan::TALKATIVE;
+        swan::configure(&self.lab, role.swan(), levels, &swan.charon, &swanctl)
     }
 
     /// Mitregate.

@@ -56,9 +56,9 @@ pub struct Swan {
     log: PathBuf,
 }
 
-/// Its folder: configuration, keys, certificates, control socket.
-pub fn folder(lab: &Lab) -> PathBuf {
-    lab.run_dir().join("swan")
+/// The folder of the one on that host: configuration, keys, certificates, control socket.
+pub fn folder(lab: &Lab, host: Host) -> PathBuf {
+    lab.run_dir().join(format!("swan-{}", host.name()))
 }
 
 /// How much it logs: swanctl's levels, from -1 (silent) to 4.
@@ -73,11 +73,17 @@ pub struct LogLevels {
 /// What a person wants who looks for a fault.
 pub const TALKATIVE: LogLevels = LogLevels { default: 1, ike: 2 };
 
-/// Write both configuration files: `charon` are more lines of that section of strongswan.conf,
+/// Write both configuration files for the one on that host: `charon` are more lines of that section of strongswan.conf,
 /// `swanctl` is all of swanctl.conf.
-pub fn configure(lab: &Lab, levels: LogLevels, charon: &str, swanctl: &str) -> Result<()> {
+pub fn configure(
+    lab: &Lab,
+    host: Host,
+    levels: LogLevels,
+    charon: &str,
+    swanctl: &str,
+) -> Result<()> {
     let LogLevels { default, ike } = levels;
-    let folder = folder(lab);
+    let folder = folder(lab, host);
     for name in [
         "x509", "x509ca", "x509crl", "private", "rsa", "ecdsa", "pkcs8",
     ] {
@@ -115,8 +121,9 @@ swanctl {{
 }}
 "
     );
-    lab.write_secret("swan/strongswan.conf", &conf)?;
-    lab.write_secret("swan/swanctl.conf", swanctl)?;
+    let name = format!("swan-{}", host.name());
+    lab.write_secret(&format!("{name}/strongswan.conf"), &conf)?;
+    lab.write_secret(&format!("{name}/swanctl.conf"), swanctl)?;
     Ok(())
 }
 
@@ -124,7 +131,7 @@ impl Swan {
     /// Start it, wait until it answers, and load its configuration. Its log is
     /// `<logs>/strongswan.log`, added to when there is one.
     pub fn start(lab: &Lab, host: Host, release: &Release, logs: &Path) -> Result<Self> {
-        let folder = folder(lab);
+        let folder = folder(lab, host);
         // One that a killed daemon has left would answer nobody.
         let _ = fs::remove_file(folder.join("vici"));
         let log = logs.join("strongswan.log");

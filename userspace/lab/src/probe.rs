@@ -4,7 +4,7 @@ use std::{
     net::{Ipv4Addr, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -48,6 +48,65 @@ impl Tally {
     }
 }
 
+/// When each datagram was sent and came, for those who look at more than totals.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// By number: when the application handed it over.
+    pub sent: Vec<Instant>,
+    /// By number: when it came first. Never longer than `sent`.
+    pub arrived: Vec<Option<Instant>>,
+    /// Arrived once more.
+    pub duplicates: usize,
+}
+
+impl Trace {
+    /// The longest time without an arrival between `from` and `until`, and when it began. What was
+    /// there before `from` is not counted; a silence that lasts until the end is.
+    pub fn longest_gap(&self, from: Instant, until: Instant) -> (Instant, Duration) {
+        let mut times: Vec<_> = self.arrived.iter().flatten().copied().collect();
+        times.sort();
+        let inside = times.into_iter().filter(|at| (from..until).contains(at));
+        let mut longest = (from, Duration::ZERO);
+        let mut last = from;
+        for at in inside.chain([until]) {
+            if at - last > longest.1 {
+                longest = (last, at - last);
+            }
+            last = at;
+        }
+        longest
+    }
+
+    /// How many that were sent between `from` and `until` never arrived.
+    pub fn lost(&self, from: Instant, until: Instant) -> usize {
+        let missing = |number: usize| !matches!(self.arrived.get(number), Some(Some(_)));
+        let sent = self.sent.iter().enumerate();
+        sent.filter(|(number, at)| (from..until).contains(*at) && missing(*number))
+            .count()
+    }
+
+    fn tally(&self) -> Tally {
+        let mut times: Vec<_> = self.arrived.iter().flatten().copied().collect();
+        times.sort();
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        let (mut hole, mut run) = (0, 0);
+        for number in 0..self.sent.len() {
+            run = match self.arrived.get(number) {
+                Some(Some(_)) => 0,
+                _ => run + 1,
+            };
+            hole = hole.max(run);
+        }
+        Tally {
+            sent: self.sent.len(),
+            received: times.len(),
+            duplicates: self.duplicates,
+            gap: gaps.max().unwrap_or_default(),
+            hole,
+        }
+    }
+}
+
 /// Arrivals: when each number came first, and how many came again.
 struct Arrived {
     first: Vec<Option<Instant>>,
@@ -58,7 +117,8 @@ struct Arrived {
 pub struct Probe {
     stop: Arc<AtomicBool>,
     sent_all: Arc<AtomicBool>,
-    sender: JoinHandle<Result<usize>>,
+    count: Arc<AtomicUsize>,
+    sender: JoinHandle<Result<Vec<Instant>>>,
     receiver: JoinHandle<Result<Arrived>>,
 }
 
@@ -81,8 +141,9 @@ impl Probe {
             socket.set_read_timeout(Some(Duration::from_millis(20)))?;
             Ok(socket)
         })?;
-        let done = Arc::clone(&sent_all);
-        let receiver = thread::spawn(move || receive(&socket, &tag, &done));
+        let arrivals = Arc::new(AtomicUsize::new(0));
+        let (done, counter) = (Arc::clone(&sent_all), Arc::clone(&arrivals));
+        let receiver = thread::spawn(move || receive(&socket, &tag, &done, &counter));
         let (ended, done) = (Arc::clone(&stop), Arc::clone(&sent_all));
         let sender = from.spawn(move || {
             // Whatever happens here, the other end must stop waiting.
@@ -93,9 +154,15 @@ impl Probe {
         Ok(Probe {
             stop,
             sent_all,
+            count: arrivals,
             sender,
             receiver,
         })
+    }
+
+    /// How many have arrived so far.
+    pub fn arrived(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
     }
 
     /// Send no more, and count.
@@ -106,10 +173,24 @@ impl Probe {
 
     /// Wait for the last one, and count.
     pub fn wait(self) -> Result<Tally> {
+        Ok(self.end()?.tally())
+    }
+
+    /// Send no more; when each was sent and came.
+    pub fn trace(self) -> Result<Trace> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.end()
+    }
+
+    fn end(self) -> Result<Trace> {
         let sent = join(self.sender);
         self.sent_all.store(true, Ordering::Relaxed);
         let arrived = join(self.receiver)?;
-        Ok(tally(sent?, &arrived))
+        Ok(Trace {
+            sent: sent?,
+            arrived: arrived.first,
+            duplicates: arrived.duplicates,
+        })
     }
 }
 
@@ -119,24 +200,30 @@ fn send(
     count: Option<usize>,
     pace: Duration,
     stop: &AtomicBool,
-) -> Result<usize> {
+) -> Result<Vec<Instant>> {
     let socket = UdpSocket::bind((source, 0))
         .with_context(|| format!("cannot send from {source}: nobody has that address"))?;
     let start = Instant::now();
-    let mut sent = 0_usize;
-    while !stop.load(Ordering::Relaxed) && count.is_none_or(|count| sent < count) {
-        let mut datagram = [&tag[..], &u64::try_from(sent)?.to_be_bytes()].concat();
-        datagram.resize(40 + sent * 37 % 1161, 0x2e);
+    let mut sent = Vec::with_capacity(count.unwrap_or(4096));
+    while !stop.load(Ordering::Relaxed) && count.is_none_or(|count| sent.len() < count) {
+        let number = sent.len();
+        let mut datagram = [&tag[..], &u64::try_from(number)?.to_be_bytes()].concat();
+        datagram.resize(40 + number * 37 % 1161, 0x2e);
+        sent.push(Instant::now());
         // Without a tunnel there is no way, and that is as it must be: it counts as lost.
         let _ = socket.send_to(&datagram, (target, port));
-        sent += 1;
-        let next = start + pace * u32::try_from(sent)?;
+        let next = start + pace * u32::try_from(sent.len())?;
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     Ok(sent)
 }
 
-fn receive(socket: &UdpSocket, tag: &[u8; TAG], sent_all: &AtomicBool) -> Result<Arrived> {
+fn receive(
+    socket: &UdpSocket,
+    tag: &[u8; TAG],
+    sent_all: &AtomicBool,
+    count: &AtomicUsize,
+) -> Result<Arrived> {
     let mut arrived = Arrived {
         first: Vec::new(),
         duplicates: 0,
@@ -161,7 +248,10 @@ fn receive(socket: &UdpSocket, tag: &[u8; TAG], sent_all: &AtomicBool) -> Result
         }
         match &mut arrived.first[number] {
             Some(_) => arrived.duplicates += 1,
-            none => *none = Some(last),
+            none => {
+                *none = Some(last);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
     Ok(arrived)
@@ -175,52 +265,43 @@ fn number(datagram: &[u8], tag: &[u8; TAG]) -> Option<usize> {
         .filter(|number| *number < 1 << 20)
 }
 
-fn tally(sent: usize, arrived: &Arrived) -> Tally {
-    let mut times: Vec<_> = arrived.first.iter().flatten().copied().collect();
-    times.sort();
-    let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
-    let (mut hole, mut run) = (0, 0);
-    for number in 0..sent {
-        run = match arrived.first.get(number) {
-            Some(Some(_)) => 0,
-            _ => run + 1,
-        };
-        hole = hole.max(run);
-    }
-    Tally {
-        sent,
-        received: times.len(),
-        duplicates: arrived.duplicates,
-        gap: gaps.max().unwrap_or_default(),
-        hole,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
+    }
+
     #[test]
-    fn a_tally_counts_what_is_missing() {
-        let now = Instant::now();
-        let at = |ms| Some(now + Duration::from_millis(ms));
-        let arrived = Arrived {
-            first: vec![at(0), None, None, at(30), at(35), None],
+    fn what_is_missing_is_counted() {
+        let start = Instant::now();
+        let some = |ms| Some(at(start, ms));
+        let trace = Trace {
+            sent: (0..7).map(|number| at(start, 10 * number)).collect(),
+            arrived: vec![some(1), None, None, some(31), some(45), None],
             duplicates: 1,
         };
-        let tally = tally(7, &arrived);
+        let tally = trace.tally();
         assert_eq!((tally.sent, tally.received, tally.duplicates), (7, 3, 1));
         assert_eq!((tally.gap, tally.hole), (Duration::from_millis(30), 2));
         assert!(!tally.is_complete());
+        assert_eq!(trace.lost(start, at(start, 100)), 4);
+        assert_eq!(trace.lost(at(start, 10), at(start, 20)), 1);
+        let gap = |from, until| trace.longest_gap(at(start, from), at(start, until));
+        assert_eq!(gap(0, 60), (at(start, 1), Duration::from_millis(30)));
+        assert_eq!(gap(40, 60), (at(start, 45), Duration::from_millis(15)));
+        assert_eq!(gap(46, 60), (at(start, 46), Duration::from_millis(14)));
     }
 
     #[test]
     fn nothing_sent_is_not_complete() {
-        let arrived = Arrived {
-            first: Vec::new(),
+        let trace = Trace {
+            sent: Vec::new(),
+            arrived: Vec::new(),
             duplicates: 0,
         };
-        assert!(!tally(0, &arrived).is_complete());
+        assert!(!trace.tally().is_complete());
     }
 
     #[test]
