@@ -10,6 +10,7 @@ use mitregate_esp::ids::{EpochId, TunnelId};
 use mitregate_gate::Input;
 use mitregate_ike::{Ctx, Directory, TicketKeys};
 use mitregate_wire::echo::{self, Echo};
+use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::IkeSpi;
 use rand_core::CryptoRng;
 use tracing::debug;
@@ -166,6 +167,12 @@ impl Control {
     /// wall clock was set; until then `now` counts as the time since 1970.
     pub const fn set_unix_time(&mut self, now: Duration, unix_time: Duration) {
         self.unix_time_at_zero = unix_time.saturating_sub(now);
+    }
+
+    /// The next inbound SPI is this one, if it is free: for tests of what becomes of two peers that have
+    /// drawn the same.
+    pub fn choose_spi(&mut self, spi: Spi) {
+        self.spis.choose(spi);
     }
 
     /// Takes what a worker reports.

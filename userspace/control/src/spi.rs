@@ -11,6 +11,8 @@ use rand_core::CryptoRng;
 pub(crate) struct Spis {
     worker: WorkerId,
     used: BTreeSet<Spi>,
+    /// Taken before one is drawn.
+    chosen: Option<Spi>,
 }
 
 /// Draws before giving up: with half of all 2^24 SPIs in use, one in 2^64 calls fails.
@@ -21,12 +23,23 @@ impl Spis {
         Self {
             worker,
             used: BTreeSet::new(),
+            chosen: None,
         }
+    }
+
+    /// The next SPI is this one, if it is free.
+    pub(crate) fn choose(&mut self, spi: Spi) {
+        self.chosen = Some(spi);
     }
 }
 
 impl SpiAllocator for Spis {
     fn allocate(&mut self, rng: &mut dyn CryptoRng) -> Option<Spi> {
+        if let Some(spi) = self.chosen.take()
+            && self.used.insert(spi)
+        {
+            return Some(spi);
+        }
         (0..DRAWS).find_map(|_| {
             let spi = self.worker.inbound_spi(rng.next_u32())?;
             self.used.insert(spi).then_some(spi)

@@ -5,18 +5,18 @@
 use std::path::Path;
 use std::process::Command;
 
-use mitregate_lab::sim::scenario::{self, Scenario};
+use mitregate_lab::sim::runner::Trial;
 
-fn scenario(name: &str) -> Scenario {
-    let mut all = scenario::all().into_iter();
-    all.find(|s| s.name == name).unwrap()
+fn scenario(name: &str) -> Trial {
+    let mut all = Trial::all().into_iter();
+    all.find(|trial| trial.name() == name).unwrap()
 }
 
 #[test]
 fn some_seeds_of_each_scenario_pass() {
-    let runs: Vec<_> = scenario::all()
+    let runs: Vec<_> = Trial::all()
         .into_iter()
-        .flat_map(|s| (0..s.tested).map(move |seed| (s, seed)))
+        .flat_map(|s| (0..s.tested()).map(move |seed| (s, seed)))
         .collect();
     let next = std::sync::atomic::AtomicUsize::new(0);
     let failures = std::sync::Mutex::new(Vec::new());

@@ -27,7 +27,8 @@ struct Epoch {
 #[derive(Default)]
 struct Books {
     by_spi_in: BTreeMap<u32, usize>,
-    by_spi_out: BTreeMap<u32, usize>,
+    /// More than one where two peers have chosen the same SPI.
+    by_spi_out: BTreeMap<u32, Vec<usize>>,
     epochs: Vec<Epoch>,
 }
 
@@ -79,7 +80,7 @@ impl Referee {
             last_iv: 0,
         });
         books.by_spi_in.insert(spi_in, epoch);
-        books.by_spi_out.insert(spi_out, epoch);
+        books.by_spi_out.entry(spi_out).or_default().push(epoch);
         if fresh {
             Ok(())
         } else {
@@ -99,13 +100,17 @@ impl Referee {
         let spi = bytes.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
         self.books(host);
         let books = &mut self.books[host];
-        let Some(epoch) = books.by_spi_out.get(&spi).map(|at| &mut books.epochs[*at]) else {
+        let Some(epochs) = books.by_spi_out.get(&spi) else {
             return Err(format!("ESP was sent to SPI {spi:08x}, which no SA has"));
         };
-        let (_, pair) = &self.ring.esp[epoch.at];
-        let Some(opened) = pair.outbound.open(bytes) else {
+        let opened = epochs.iter().rev().find_map(|at| {
+            let (_, pair) = &self.ring.esp[books.epochs[*at].at];
+            Some((*at, pair.outbound.open(bytes)?))
+        });
+        let Some((at, opened)) = opened else {
             return Err(format!("ESP to SPI {spi:08x} does not open with its key"));
         };
+        let epoch = &mut books.epochs[at];
         // Stricter than I3: the IV is the sequence number (RFC 4106 §3.1), so it only grows.
         if opened.iv <= epoch.last_iv || opened.sequence as u64 != opened.iv {
             return Err(format!(

@@ -11,6 +11,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::scenario::cases::Pair;
 use super::scenario::{self, Run, Scenario};
 
 /// Of failed seeds so many are told of, each scenario.
@@ -22,6 +23,12 @@ pub struct Options {
     /// Only this scenario (several times: only these); a prefix ending in * takes all that begin so
     #[arg(long, value_name = "S")]
     scenario: Vec<String>,
+    /// Of the failure cases only those with this NAT, or `none` (several times: only these)
+    #[arg(long, value_name = "MODEL")]
+    nat: Vec<String>,
+    /// Of the failure cases only those with the gate (auto) or without it (off)
+    #[arg(long, value_name = "GATE")]
+    gate: Option<Gate>,
     /// So many seeds of each scenario
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
@@ -51,11 +58,105 @@ pub struct Options {
     list: bool,
 }
 
-/// What came of a scenario: the JSON's lines.
+/// Whether data waits for a ping's answer.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    Auto,
+    Off,
+}
+
+/// What a seed is run of.
+#[derive(Clone, Copy)]
+pub enum Trial {
+    /// A scenario that draws its NAT itself.
+    Scenario(Scenario),
+    /// A failure case with one NAT model.
+    Pair(Pair),
+}
+
+impl Trial {
+    /// All of them.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let scenarios = scenario::all().into_iter().map(Self::Scenario);
+        scenarios.chain(Pair::all().map(Self::Pair)).collect()
+    }
+
+    /// On the command line.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Scenario(scenario) => scenario.name,
+            Self::Pair(pair) => pair.case.name(),
+        }
+    }
+
+    fn about(&self) -> &'static str {
+        match self {
+            Self::Scenario(scenario) => scenario.about,
+            Self::Pair(pair) => pair.case.about(),
+        }
+    }
+
+    fn seeds(&self) -> u64 {
+        match self {
+            Self::Scenario(scenario) => scenario.seeds,
+            Self::Pair(pair) => pair.seeds(),
+        }
+    }
+
+    /// Seeds among the repository's tests.
+    #[must_use]
+    pub fn tested(&self) -> u64 {
+        match self {
+            Self::Scenario(scenario) => scenario.tested,
+            Self::Pair(pair) => pair.tested(),
+        }
+    }
+
+    /// Runs one seed.
+    #[must_use]
+    pub fn run(&self, seed: u64, traced: bool) -> Run {
+        match self {
+            Self::Scenario(scenario) => scenario.run(seed, traced),
+            Self::Pair(pair) => pair.run(seed, traced),
+        }
+    }
+
+    fn nat(&self) -> Option<&'static str> {
+        match self {
+            Self::Scenario(_) => None,
+            Self::Pair(pair) => Some(pair.nat_name()),
+        }
+    }
+
+    fn gate(&self) -> Option<&'static str> {
+        match self {
+            Self::Scenario(_) => None,
+            Self::Pair(pair) => Some(pair.gate_name()),
+        }
+    }
+
+    /// The arguments that choose it, and it alone.
+    fn arguments(&self) -> String {
+        let mut words = format!("--scenario {}", self.name());
+        if let (Some(nat), Some(gate)) = (self.nat(), self.gate()) {
+            words += &format!(" --nat {nat} --gate {gate}");
+        }
+        words
+    }
+}
+
+/// What came of a scenario: the JSON's lines. Times of failure cases are in seconds; null for other
+/// scenarios.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// Its name.
     pub scenario: String,
+    /// The NAT model of a failure case, or `none`.
+    pub nat: Option<&'static str>,
+    /// `auto` or `off`.
+    pub gate: Option<&'static str>,
     /// How many seeds were run.
     pub seeds: u64,
     /// Those that failed.
@@ -64,36 +165,79 @@ pub struct Summary {
     pub virtual_seconds: f64,
     /// Of all runs.
     pub packets: u64,
+    /// The largest of the runs' bounds; null without the gate.
+    pub bound_s: Option<f64>,
+    /// The median outage; null if it had not ended within the run.
+    pub median_s: Option<f64>,
+    /// The longest outage; null if it had not ended within the run.
+    pub worst_s: Option<f64>,
+    /// Runs within which the outage did not end.
+    pub never: u64,
+}
+
+/// Outages and bounds of the runs of one row.
+#[derive(Debug, Clone, Default)]
+struct Outages {
+    /// In seconds; infinite: it never ended.
+    lengths: Vec<f64>,
+    bound: Option<f64>,
+}
+
+impl Outages {
+    fn add(&mut self, outage: &scenario::Outage) {
+        let length = outage.length.map_or(f64::INFINITY, |l| l.as_secs_f64());
+        self.lengths.push(length);
+        let bound = outage.bound.map(|b| b.as_secs_f64());
+        self.bound = self.bound.into_iter().chain(bound).reduce(f64::max);
+    }
+
+    /// Median and worst.
+    fn figures(&mut self) -> [Option<f64>; 2] {
+        self.lengths.sort_by(f64::total_cmp);
+        let median = self.lengths.get(self.lengths.len() / 2);
+        [median, self.lengths.last()].map(|figure| figure.copied().filter(|f| f.is_finite()))
+    }
+
+    fn never(&self) -> u64 {
+        self.lengths.iter().filter(|l| l.is_infinite()).count() as u64
+    }
 }
 
 /// Runs what is asked for; `false` if a seed failed.
 pub fn run(options: &Options) -> Result<bool> {
-    let scenarios = chosen(options)?;
+    let trials = chosen(options)?;
     if options.list {
-        for scenario in scenarios {
-            println!(
-                "{:<20} {:>5} seeds  {}",
-                scenario.name, scenario.seeds, scenario.about
-            );
-        }
+        list(&trials);
         return Ok(true);
     }
     if let Some(seed) = options.seed {
-        let [scenario] = scenarios.as_slice() else {
-            bail!("--seed needs --scenario with one scenario");
+        let [trial] = trials.as_slice() else {
+            bail!(
+                "--seed needs --scenario with one scenario; a failure case needs --nat and --gate, too"
+            );
         };
-        return replay(scenario, seed, options);
+        return replay(trial, seed, options);
     }
     // A panic is told with its seed.
     std::panic::set_hook(Box::new(|_| {}));
     let jobs = options.jobs.unwrap_or_else(cores).max(1);
     let mut summaries = Vec::new();
     println!(
-        "{:<20} {:>7} {:>7} {:>12} {:>12} {:>9}",
-        "scenario", "seeds", "failed", "virtual", "packets", "per seed"
+        "{:<20} {:<17} {:<4} {:>6} {:>6} {:>9} {:>9} {:>9} {:>12} {:>10} {:>9}",
+        "scenario",
+        "nat",
+        "gate",
+        "seeds",
+        "failed",
+        "bound",
+        "median",
+        "worst",
+        "virtual",
+        "packets",
+        "per seed"
     );
-    for scenario in &scenarios {
-        summaries.push(one(scenario, options, jobs));
+    for trial in &trials {
+        summaries.push(one(trial, options, jobs));
     }
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&summaries)?;
@@ -102,23 +246,65 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(summaries.iter().all(|summary| summary.failed.is_empty()))
 }
 
-fn chosen(options: &Options) -> Result<Vec<Scenario>> {
-    let all = scenario::all();
-    if options.scenario.is_empty() {
-        return Ok(all);
+/// The failure cases once each, with their NATs.
+fn list(trials: &[Trial]) {
+    let mut nats: std::collections::BTreeMap<&str, Vec<&str>> = Default::default();
+    for trial in trials {
+        let known = nats.entry(trial.name()).or_default();
+        known.extend(trial.nat().filter(|nat| !known.contains(nat)));
     }
+    let mut told = std::collections::BTreeSet::new();
+    for trial in trials {
+        if !told.insert(trial.name()) {
+            continue;
+        }
+        let nats = &nats[trial.name()];
+        let of_each = if nats.is_empty() { "" } else { " each" };
+        println!(
+            "{:<20} {:>5} seeds{of_each:<5}  {}",
+            trial.name(),
+            trial.seeds(),
+            trial.about()
+        );
+        if !nats.is_empty() {
+            println!("{:38}--nat {}", "", nats.join(" | "));
+        }
+    }
+}
+
+fn chosen(options: &Options) -> Result<Vec<Trial>> {
+    let all = Trial::all();
     let mut chosen = Vec::new();
     for name in &options.scenario {
         let before = chosen.len();
-        let fits = |s: &&Scenario| match name.strip_suffix('*') {
-            Some(prefix) => s.name.starts_with(prefix),
-            None => s.name == name,
+        let fits = |trial: &&Trial| match name.strip_suffix('*') {
+            Some(prefix) => trial.name().starts_with(prefix),
+            None => trial.name() == name,
         };
         chosen.extend(all.iter().filter(fits));
         if chosen.len() == before {
             bail!("no scenario \"{name}\": see --list");
         }
     }
+    if options.scenario.is_empty() {
+        chosen = all;
+    }
+    let known = |nat: &String| chosen.iter().any(|trial| trial.nat() == Some(nat));
+    if let Some(unknown) = options.nat.iter().find(|nat| !known(nat)) {
+        bail!("no failure case with the NAT \"{unknown}\": see --list");
+    }
+    let gate = options.gate.map(|gate| match gate {
+        Gate::Auto => "auto",
+        Gate::Off => "off",
+    });
+    let narrowed = gate.is_some() || !options.nat.is_empty();
+    chosen.retain(|trial| match trial.nat() {
+        None => !narrowed,
+        Some(nat) => {
+            let nat = options.nat.is_empty() || options.nat.iter().any(|n| n == nat);
+            nat && gate.is_none_or(|gate| trial.gate() == Some(gate))
+        }
+    });
     Ok(chosen)
 }
 
@@ -126,18 +312,20 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// All seeds of one scenario, on all cores.
-fn one(scenario: &Scenario, options: &Options, jobs: usize) -> Summary {
-    let seeds = options.seeds.unwrap_or(scenario.seeds);
+/// All seeds of one row, on all cores.
+fn one(trial: &Trial, options: &Options, jobs: usize) -> Summary {
+    let seeds = options.seeds.unwrap_or_else(|| trial.seeds());
     let bar = ProgressBar::new(seeds);
-    let style = "{prefix:<20} [{bar:30}] {pos}/{len} {msg} {eta} left";
+    let style = "{prefix:<38} [{bar:30}] {pos}/{len} {msg} {eta} left";
     if let Ok(style) = ProgressStyle::with_template(style) {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar.set_prefix(scenario.name);
+    let (nat, gate) = (trial.nat(), trial.gate());
+    bar.set_prefix(format!("{} {}", trial.name(), nat.unwrap_or_default()));
     let start = Instant::now();
     let next = AtomicU64::new(0);
     let failures = Mutex::new(Vec::new());
+    let outages = Mutex::new(Outages::default());
     let virtual_ms = AtomicU64::new(0);
     let packets = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -149,18 +337,21 @@ fn one(scenario: &Scenario, options: &Options, jobs: usize) -> Summary {
                         return;
                     }
                     let seed = options.from + n;
-                    let run = guarded(scenario, seed);
+                    let run = guarded(trial, seed);
                     if let Ok(run) = &run {
                         let ms = u64::try_from(run.virtual_time.as_millis()).unwrap_or(0);
                         virtual_ms.fetch_add(ms, Ordering::Relaxed);
                         packets.fetch_add(run.packets, Ordering::Relaxed);
+                        if let Some(outage) = &run.outage {
+                            locked(&outages).add(outage);
+                        }
                     }
                     let failure = match run {
                         Ok(run) => run.violation.map(|v| v.to_string()),
                         Err(panic) => Some(format!("panicked: {panic}")),
                     };
                     if let Some(failure) = failure {
-                        let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut failures = locked(&failures);
                         failures.push((seed, failure));
                         bar.set_message(format!("{} failed,", failures.len()));
                     }
@@ -174,26 +365,27 @@ fn one(scenario: &Scenario, options: &Options, jobs: usize) -> Summary {
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     failures.sort_unstable();
+    let mut outages = outages.into_inner().unwrap_or_else(PoisonError::into_inner);
     let virtual_time = Duration::from_millis(virtual_ms.into_inner());
+    let [median_s, worst_s] = outages.figures();
     let summary = Summary {
-        scenario: scenario.name.to_owned(),
+        scenario: trial.name().to_owned(),
+        nat,
+        gate,
         seeds,
         failed: failures.iter().map(|(seed, _)| *seed).collect(),
         virtual_seconds: virtual_time.as_secs_f64(),
         packets: packets.into_inner(),
+        bound_s: outages.bound,
+        median_s,
+        worst_s,
+        never: outages.never(),
     };
     let took = start.elapsed().as_secs_f64() * 1000.0 / seeds.max(1) as f64;
-    println!(
-        "{:<20} {:>7} {:>7} {:>10.0} s {:>12} {took:>6.1} ms",
-        summary.scenario,
-        summary.seeds,
-        summary.failed.len(),
-        summary.virtual_seconds,
-        summary.packets,
-    );
+    println!("{} {took:>6.1} ms", summary.row());
     for (seed, failure) in failures.iter().take(TOLD) {
         println!("    seed {seed} {}", failure.replace('\n', " "));
-        println!("      replay: {}", command(scenario, *seed));
+        println!("      replay: {}", command(trial, *seed));
     }
     if failures.len() > TOLD {
         println!("    … and {} more", failures.len() - TOLD);
@@ -202,18 +394,44 @@ fn one(scenario: &Scenario, options: &Options, jobs: usize) -> Summary {
     summary
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Summary {
+    /// In the table.
+    fn row(&self) -> String {
+        let seconds = |figure: Option<f64>| figure.map_or(String::new(), |s| format!("{s:.2} s"));
+        let of_case = |figure: Option<f64>| match (figure, self.nat) {
+            (None, Some(_)) => "never".to_owned(),
+            (figure, _) => seconds(figure),
+        };
+        format!(
+            "{:<20} {:<17} {:<4} {:>6} {:>6} {:>9} {:>9} {:>9} {:>10.0} s {:>10}",
+            self.scenario,
+            self.nat.unwrap_or_default(),
+            self.gate.unwrap_or_default(),
+            self.seeds,
+            self.failed.len(),
+            seconds(self.bound_s),
+            of_case(self.median_s),
+            of_case(self.worst_s),
+            self.virtual_seconds,
+            self.packets,
+        )
+    }
+}
+
 /// The command that replays a seed with its diagram and writes its capture.
 #[must_use]
-pub fn command(scenario: &Scenario, seed: u64) -> String {
-    let name = scenario.name;
-    format!(
-        "cargo xtask sim --scenario {name} --seed {seed} --pcap target/xtask/sim-{name}-{seed}.pcap"
-    )
+pub fn command(trial: &Trial, seed: u64) -> String {
+    let (name, arguments) = (trial.name(), trial.arguments());
+    format!("cargo xtask sim {arguments} --seed {seed} --pcap target/xtask/sim-{name}-{seed}.pcap")
 }
 
 /// A panic of the code under test fails the seed, not the run.
-fn guarded(scenario: &Scenario, seed: u64) -> Result<Run, String> {
-    let run = std::panic::catch_unwind(|| scenario.run(seed, false));
+fn guarded(trial: &Trial, seed: u64) -> Result<Run, String> {
+    let run = std::panic::catch_unwind(|| trial.run(seed, false));
     run.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
@@ -221,8 +439,8 @@ fn guarded(scenario: &Scenario, seed: u64) -> Result<Run, String> {
     })
 }
 
-fn replay(scenario: &Scenario, seed: u64, options: &Options) -> Result<bool> {
-    let run = scenario.run(seed, true);
+fn replay(trial: &Trial, seed: u64, options: &Options) -> Result<bool> {
+    let run = trial.run(seed, true);
     let ring = &run.world.referee.ring;
     let (names, trace) = run.trace.as_ref().context("the run was traced")?;
     if options.trace || options.logs || run.violation.is_some() {
@@ -239,20 +457,39 @@ fn replay(scenario: &Scenario, seed: u64, options: &Options) -> Result<bool> {
     }
     println!(
         "{} seed {seed}: {:.1} virtual seconds, {} packets, digest {}",
-        scenario.name,
+        trial.name(),
         run.virtual_time.as_secs_f64(),
         run.packets,
         &run.digest[..16]
     );
     if let Some(path) = &options.json {
+        let mut outages = Outages::default();
+        run.outage.iter().for_each(|outage| outages.add(outage));
+        let [median_s, worst_s] = outages.figures();
         let summary = Summary {
-            scenario: scenario.name.to_owned(),
+            scenario: trial.name().to_owned(),
+            nat: trial.nat(),
+            gate: trial.gate(),
             seeds: 1,
             failed: run.violation.iter().map(|_| seed).collect(),
             virtual_seconds: run.virtual_time.as_secs_f64(),
             packets: run.packets,
+            bound_s: outages.bound,
+            median_s,
+            worst_s,
+            never: outages.never(),
         };
         std::fs::write(path, serde_json::to_string_pretty(&[summary])? + "\n")?;
+    }
+    if let Some(outage) = &run.outage {
+        let seconds = |time: Option<Duration>, none: &str| {
+            time.map_or(none.to_owned(), |t| format!("{:.3} s", t.as_secs_f64()))
+        };
+        println!(
+            "traffic away for {}, bound {}",
+            seconds(outage.length, "the whole run"),
+            seconds(outage.bound, "none")
+        );
     }
     match &run.violation {
         None => println!("passed"),

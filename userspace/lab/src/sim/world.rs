@@ -60,18 +60,21 @@ pub struct Flow {
     pub sent: u64,
     /// Those that came out, in that order.
     pub received: Vec<u64>,
+    /// When they came out.
+    pub arrivals: Vec<Duration>,
     next: Duration,
     seen: BTreeMap<u64, u64>,
 }
 
 impl Flow {
     /// Notes that a packet came out; false if it had before.
-    fn note(&mut self, sequence: u64) -> bool {
+    fn note(&mut self, now: Duration, sequence: u64) -> bool {
         let word = self.seen.entry(sequence / 64).or_default();
         let bit = 1 << (sequence % 64);
         let new = *word & bit == 0;
         *word |= bit;
         self.received.push(sequence);
+        self.arrivals.push(now);
         new
     }
 }
@@ -214,6 +217,7 @@ impl World {
             every: None,
             sent: 0,
             received: Vec::new(),
+            arrivals: Vec::new(),
             next: self.now,
             seen: BTreeMap::new(),
         });
@@ -431,6 +435,13 @@ impl World {
         }
     }
 
+    /// A flow sends a packet each such time, the first after `wait`.
+    pub fn start_flow(&mut self, at: usize, every: Duration, wait: Duration) {
+        let flow = &mut self.flows[at];
+        flow.every = Some(every);
+        flow.next = self.now + wait;
+    }
+
     /// One packet of a flow, now.
     pub fn offer(&mut self, at: usize) {
         let flow = &mut self.flows[at];
@@ -561,7 +572,7 @@ impl World {
             return self.judge(at, Err(what));
         }
         let flow = usize::try_from(inner.flow).unwrap_or(usize::MAX);
-        if !self.flows[flow].note(inner.sequence) {
+        if !self.flows[flow].note(self.now, inner.sequence) {
             let what = format!("packet {} of flow {flow} came out twice", inner.sequence);
             self.judge(at, Err(what));
         }

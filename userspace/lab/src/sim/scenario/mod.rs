@@ -1,6 +1,7 @@
 //! The scenarios: what is set up, what goes wrong, drawn from the seed, and what must come of it.
 
 mod basic;
+pub mod cases;
 mod faults;
 mod given;
 mod long;
@@ -59,6 +60,18 @@ pub struct Stage {
     pub rng: ChaCha20Rng,
     /// The run's.
     pub seed: u64,
+    /// What was measured.
+    pub outage: Option<Outage>,
+}
+
+/// How long traffic was away after a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outage {
+    /// Until it crossed again, in each direction that is looked at and for each client; `None`: it did not
+    /// within the run.
+    pub length: Option<Duration>,
+    /// What it is held to; `None`: without the gate nothing is promised.
+    pub bound: Option<Duration>,
 }
 
 /// What came of one run.
@@ -69,6 +82,8 @@ pub struct Run {
     pub virtual_time: Duration,
     /// Sent by hosts.
     pub packets: u64,
+    /// If the scenario is about one.
+    pub outage: Option<Outage>,
     /// Of the trace.
     pub digest: String,
     /// Names of the hosts and what happened, if that was asked for.
@@ -81,33 +96,44 @@ impl Scenario {
     /// Runs it.
     #[must_use]
     pub fn run(&self, seed: u64, traced: bool) -> Run {
-        watch::watch(traced, || {
-            // Each scenario draws its own numbers.
-            let salt = self.name.bytes().fold(0u64, |sum, byte| {
-                sum.wrapping_mul(31).wrapping_add(byte.into())
-            });
-            let mut world = World::new(seed ^ salt << 20);
-            world.trace = traced.then(Trace::default);
-            let mut stage = Stage {
-                world,
-                rng: ChaCha20Rng::seed_from_u64(seed.rotate_left(32) ^ salt),
-                seed,
-            };
-            let violation = (self.run)(&mut stage).err();
-            let mut world = stage.world;
-            let names = (0..world.host_count())
-                .map(|at| world.name(at).to_owned())
-                .collect();
-            Run {
-                violation,
-                virtual_time: world.now - START,
-                packets: world.packets,
-                digest: world.digest.hex(),
-                trace: world.trace.take().map(|trace| (names, trace)),
-                world,
-            }
-        })
+        perform(self.name, seed, traced, self.run)
     }
+}
+
+/// Each scenario draws its own numbers: `salt` is its name.
+fn perform(
+    salt: &str,
+    seed: u64,
+    traced: bool,
+    act: impl FnOnce(&mut Stage) -> Result<(), Violation>,
+) -> Run {
+    watch::watch(traced, || {
+        let salt = salt.bytes().fold(0u64, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(byte.into())
+        });
+        let mut world = World::new(seed ^ salt << 20);
+        world.trace = traced.then(Trace::default);
+        let mut stage = Stage {
+            world,
+            rng: ChaCha20Rng::seed_from_u64(seed.rotate_left(32) ^ salt),
+            seed,
+            outage: None,
+        };
+        let violation = act(&mut stage).err();
+        let mut world = stage.world;
+        let names = (0..world.host_count())
+            .map(|at| world.name(at).to_owned())
+            .collect();
+        Run {
+            violation,
+            virtual_time: world.now - START,
+            packets: world.packets,
+            outage: stage.outage,
+            digest: world.digest.hex(),
+            trace: world.trace.take().map(|trace| (names, trace)),
+            world,
+        }
+    })
 }
 
 impl Stage {

@@ -1,0 +1,238 @@
+//! The failure cases F1–F12, each with every NAT model: what is drawn from the seed, the fault, and how long
+//! traffic is away after it.
+
+mod bound;
+mod fault;
+mod nat;
+mod outage;
+
+use std::time::Duration;
+
+use mitregate_control::EncapMode;
+
+use super::{Outage, Run, Stage, perform};
+use crate::case::Case;
+use crate::sim::link::Link;
+use crate::sim::nat::Model;
+use crate::sim::passing::settle;
+use crate::sim::setup::{Plan, Site};
+use crate::sim::world::Violation;
+
+pub use bound::{Bound, Term};
+
+/// A failure case with a NAT model, with the gate or without it: one row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// What goes wrong.
+    pub case: Case,
+    /// What is in between.
+    pub nat: Option<Model>,
+    /// Whether data waits for a ping's answer.
+    pub gated: bool,
+}
+
+/// Which way the probe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flows {
+    /// From the clients only.
+    C2s,
+    /// From the server only.
+    S2c,
+    /// Both ways.
+    Both,
+}
+
+/// What a run has drawn.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The row.
+    pub pair: Pair,
+    /// How ESP travels.
+    pub encap: EncapMode,
+    /// How many clients, all behind the NAT.
+    pub clients: usize,
+    /// Longest round trip.
+    pub rtt: Duration,
+    /// One packet of each flow in this time.
+    pub period: Duration,
+    /// Which flows there are.
+    pub flows: Flows,
+    /// How long what the case is about lasts, where it is not a point in time.
+    pub lasts: Duration,
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// Latency of the gateway's link, at most; and its jitter.
+const LATENCY: (u64, u64) = (60, 5);
+/// Latency of a client's link, at most.
+const CLIENT_LATENCY: u64 = 5;
+/// From one packet of a probe to the next.
+const PERIODS: [u64; 4] = [1000, 500, 200, 100];
+/// Without the gate a run is watched for so long.
+const WATCHED: Duration = Duration::from_secs(120);
+
+impl Pair {
+    /// All rows, those without the gate last.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let nats = || nat::ALL.into_iter().map(Some).chain([None]);
+        [true].into_iter().flat_map(move |gated| {
+            let cases = Case::ALL.into_iter();
+            let rows = cases.flat_map(move |case| nats().map(move |nat| Self { case, nat, gated }));
+            rows.filter(|pair| pair.not_applicable().is_none())
+        })
+    }
+
+    /// Why there is no such row.
+    #[must_use]
+    pub fn not_applicable(&self) -> Option<&'static str> {
+        match (self.case, self.nat) {
+            (Case::Misbinding, None) => Some("nothing is bound where there is no NAT"),
+            (Case::NatCrash | Case::Remap, None) => Some("there is no NAT"),
+            (Case::Expiry, None) => Some("there is no mapping"),
+            _ => None,
+        }
+    }
+
+    /// The NAT's name.
+    #[must_use]
+    pub fn nat_name(&self) -> &'static str {
+        self.nat.map_or("none", nat::name)
+    }
+
+    /// In swanctl's words.
+    #[must_use]
+    pub fn gate_name(&self) -> &'static str {
+        if self.gated { "auto" } else { "off" }
+    }
+
+    /// Seeds of a run that does not say how many.
+    #[must_use]
+    pub fn seeds(&self) -> u64 {
+        if self.gated { 100 } else { 10 }
+    }
+
+    /// Seeds among the repository's tests.
+    #[must_use]
+    pub fn tested(&self) -> u64 {
+        u64::from(self.gated)
+    }
+
+    /// Runs it. With the gate and without it the same is drawn.
+    #[must_use]
+    pub fn run(&self, seed: u64, traced: bool) -> Run {
+        let salt = format!("{} {}", self.case, self.nat_name());
+        perform(&salt, seed, traced, |stage| self.act(stage))
+    }
+
+    /// How ESP may travel here.
+    #[must_use]
+    pub fn encaps(&self) -> Vec<EncapMode> {
+        let all = [EncapMode::Esp, EncapMode::Udp, EncapMode::Auto];
+        let esp = self.nat.is_none_or(nat::passes_esp);
+        let fits = |encap: &EncapMode| esp || *encap != EncapMode::Esp;
+        all.into_iter().filter(fits).collect()
+    }
+
+    fn act(&self, stage: &mut Stage) -> Result<(), Violation> {
+        let setting = Setting::draw(*self, stage);
+        stage.world.announced.extend([
+            "reason=peer does not answer",
+            "expired before it was replaced",
+        ]);
+        let site = setting.build(stage);
+        let from = fault::strike(stage, &setting, &site)?;
+        let bound = self.gated.then(|| Bound::of(&setting));
+        let longest = bound.as_ref().map_or(WATCHED, |b| b.total() + WATCHED);
+        let length = outage::measure(stage, &setting, &site, from, longest)?;
+        stage.outage = Some(Outage {
+            length,
+            bound: bound.as_ref().map(Bound::total),
+        });
+        let Some(bound) = bound else {
+            return stage.world.verdict();
+        };
+        if length.is_none_or(|length| length > bound.total()) {
+            let length = length.map_or("never".to_owned(), |l| {
+                format!("after {:.3} s", l.as_secs_f64())
+            });
+            let what = format!(
+                "I4: traffic is back {length}, more than {bound} = {:.3} s ({setting:?})",
+                bound.total().as_secs_f64()
+            );
+            stage.world.fail(what);
+            return stage.world.verdict();
+        }
+        settle(&mut stage.world, &site)
+    }
+}
+
+impl Setting {
+    fn draw(pair: Pair, stage: &mut Stage) -> Self {
+        let encap = stage.pick(&pair.encaps());
+        let latency = stage.ms(1, LATENCY.0);
+        let many = match pair.case {
+            Case::Collision | Case::Misbinding | Case::SameSpi => 2 + stage.below(3),
+            Case::Squelch => 3 + stage.below(6),
+            _ => 1 + stage.below(2),
+        };
+        // This NAT lets plain ESP of one client through.
+        let alone = encap == EncapMode::Esp && pair.nat.is_some_and(nat::one_esp_client);
+        let flows = match pair.case {
+            // What the client sends hides that it is not reached.
+            Case::ServerRekeyIdle => Flows::S2c,
+            Case::Expiry | Case::Race | Case::Misbinding => stage.pick(&[Flows::S2c, Flows::Both]),
+            _ => stage.pick(&[Flows::C2s, Flows::S2c, Flows::Both]),
+        };
+        let lasts = fault::lasts(pair, stage);
+        Self {
+            pair,
+            encap,
+            clients: if alone {
+                1
+            } else {
+                usize::try_from(many).unwrap_or(1)
+            },
+            rtt: 2 * (latency + Duration::from_millis(LATENCY.1 + CLIENT_LATENCY)),
+            period: Duration::from_millis(stage.pick(&PERIODS)),
+            flows,
+            lasts,
+        }
+    }
+
+    /// The hosts, not started, and flows that rest.
+    fn build(&self, stage: &mut Stage) -> Site {
+        let plan = Plan {
+            seed: stage.seed,
+            encap: self.encap,
+            ..Plan::default()
+        };
+        let gateway = Link {
+            latency: self.rtt / 2 - Duration::from_millis(LATENCY.1 + CLIENT_LATENCY),
+            jitter: Duration::from_millis(LATENCY.1),
+            ..Link::default()
+        };
+        let site = Site::build(
+            &mut stage.world,
+            &plan,
+            self.clients,
+            self.pair.nat,
+            gateway,
+        );
+        for client in &site.clients {
+            let latency = stage.ms(0, CLIENT_LATENCY);
+            *stage.world.link(*client) = Link::after(latency);
+        }
+        site
+    }
+
+    /// The flows that are looked at.
+    fn watched(&self, site: &Site) -> Vec<usize> {
+        let of_client = |[there, back]: &[usize; 2]| match self.flows {
+            Flows::C2s => vec![*there],
+            Flows::S2c => vec![*back],
+            Flows::Both => vec![*there, *back],
+        };
+        site.flows.iter().flat_map(of_client).collect()
+    }
+}
