@@ -5,6 +5,7 @@ mod lab;
 
 use lab::{CLIENT, SERVER, Setup, World, ms, secs};
 use mitregate_control::{Command, EncapMode, EpochView};
+use mitregate_lab::nat::{Middlebox as _, Remap};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -41,7 +42,7 @@ fn fault(world: &mut World, rng: &mut ChaCha20Rng) -> String {
         4 => {
             let host = u8::try_from(below(rng, 250)).unwrap_or(1);
             if let Some(nat) = world.nat() {
-                nat.remap(std::net::Ipv4Addr::new(203, 0, 113, host));
+                nat.remap(&Remap::address([203, 0, 113, host]));
             }
             "NAT remap".to_owned()
         }

@@ -21,7 +21,7 @@ fn template() -> Message {
         nat: false,
         ..Setup::default()
     });
-    Message::parse(&world.steal().remove(0).payload).unwrap()
+    Message::parse(world.steal().remove(0).payload()).unwrap()
 }
 
 /// Two controls without a data plane: IKE only.

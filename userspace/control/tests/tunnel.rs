@@ -5,6 +5,7 @@ mod lab;
 use lab::{CLIENT, SERVER, Setup, World, ms, secs};
 use mitregate_control::{Command, ControlEvent, EncapMode, UserPingEvent};
 use mitregate_dataplane::Fate;
+use mitregate_lab::nat::{Middlebox as _, Remap};
 
 /// Both encapsulations through a NAT, and none.
 fn ways() -> [Setup; 4] {
@@ -212,7 +213,7 @@ fn a_nat_that_forgets_or_moves_is_survived() {
             let nat = world.nat().unwrap();
             match seed % 2 {
                 0 => nat.crash(),
-                _ => nat.remap("203.0.113.99".parse().unwrap()),
+                _ => nat.remap(&Remap::address([203, 0, 113, 99])),
             }
             world.run(secs(4));
             let received = [CLIENT, SERVER].map(|at| world.received(at).len());
@@ -484,13 +485,13 @@ fn forged_first_messages_keep_no_client_out() {
     let first = world.steal().remove(0);
     world.kill(CLIENT);
     for n in 0..4000u32 {
-        let mut message = first.payload.clone();
+        let mut message = first.payload().to_vec();
         message[..4].copy_from_slice(&n.to_be_bytes());
         let from = std::net::Ipv4Addr::from(0x0b00_0000 | n);
-        world.inject((from, 500).into(), first.dst, &message);
+        world.inject((from, 500).into(), first.dst(), &message);
         // To no IKE SA: has no cookie to show.
         message[8..16].copy_from_slice(&[1; 8]);
-        world.inject((from, 500).into(), first.dst, &message);
+        world.inject((from, 500).into(), first.dst(), &message);
         world.run(ms(2));
         if n == 2000 {
             world.start(CLIENT);
@@ -520,7 +521,7 @@ fn a_ping_without_its_port_moves_nobody() {
     assert_eq!(stolen.len(), 1);
     for packet in stolen {
         let bare = |address: std::net::SocketAddr| (address.ip(), 0).into();
-        world.inject(bare(packet.src), bare(packet.dst), &packet.payload);
+        world.inject(bare(packet.src()), bare(packet.dst()), packet.payload());
     }
     world.run(ms(500));
     world.data_every[SERVER] = Some(ms(10));

@@ -2,7 +2,7 @@
 //! demo that drives real traffic through a tunnel across them, and the check that nothing of it
 //! shows on the wire.
 //!
-//! [`sim`] is the other half: the same hosts without a kernel, in virtual time.
+//! [`sim`] is the other half: the same hosts without a kernel, in virtual time. The NATs of [`nat`] are in both.
 //!
 //! The lab removes everything that it made, also after a failure or a signal; what a run that was
 //! killed has left behind, the next one removes.
@@ -15,11 +15,13 @@ pub mod case;
 pub mod compare;
 pub mod daemon;
 pub mod demo;
+mod draw;
 pub mod flow;
 pub mod http;
 pub mod interop;
 pub mod interrupt;
 pub mod iperf;
+pub mod nat;
 pub mod netns;
 pub mod payload;
 pub mod ping;

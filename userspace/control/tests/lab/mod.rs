@@ -9,9 +9,8 @@ use mitregate_control::{
     Command, Config, Control, ControlEvent, EncapMode, ListView, Ticket, TunnelView,
 };
 use mitregate_dataplane::Fate;
+use mitregate_lab::nat::{Faulty, Model, Packet};
 use mitregate_lab::sim::link::Link;
-use mitregate_lab::sim::nat::{Middlebox, Model};
-use mitregate_lab::sim::packet::Packet;
 use mitregate_lab::sim::setup::{GATEWAY, Plan, Site};
 use mitregate_lab::sim::world;
 
@@ -215,7 +214,7 @@ impl World {
         &self.world.flows[self.site.flows[0][1 - at]].received
     }
 
-    pub fn nat(&mut self) -> Option<&mut dyn Middlebox> {
+    pub fn nat(&mut self) -> Option<&mut Faulty> {
         let at = self.site.nat?;
         Some(self.world.middlebox(at))
     }

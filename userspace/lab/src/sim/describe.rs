@@ -6,7 +6,8 @@ use mitregate_wire::ike::{
 };
 
 use super::keys::KeyRing;
-use super::packet::{Content, Packet};
+use super::packet::{Content, content};
+use crate::nat::Packet;
 
 /// How a packet is shown.
 pub enum What {
@@ -19,8 +20,9 @@ pub enum What {
 /// Says what is in a packet that `host` sent.
 #[must_use]
 pub fn packet(packet: &Packet, host: usize, ring: &KeyRing) -> What {
-    match packet.content() {
+    match content(packet) {
         Content::Keepalive => What::Data("NAT keepalive".to_owned()),
+        Content::Other => What::Data(format!("IP protocol {}", packet.protocol())),
         Content::Ike(message) => What::Said(ike(message, ring)),
         Content::Esp(bytes) => esp(bytes, host, ring),
     }

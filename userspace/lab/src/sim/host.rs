@@ -20,8 +20,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::certificates::UNIX_TIME;
-use super::packet::{Inner, Packet, ethernet, udp_frame};
+use super::packet::{self, Inner, ethernet, udp_frame};
 use super::world::START;
+use crate::nat::Packet;
 
 const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const INNER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -170,7 +171,9 @@ impl Host {
 
     /// A packet of the outer network arrives.
     pub fn deliver(&mut self, packet: &Packet) {
-        let taken = self.outer.inject(&packet.frame(HOP_MAC, OUTER_MAC));
+        let taken = self
+            .outer
+            .inject(&ethernet(HOP_MAC, OUTER_MAC, packet.bytes()));
         assert!(taken, "the outer port has room at each step");
     }
 
@@ -198,7 +201,7 @@ impl Host {
                 self.report(now, &event, deeds);
             }
             moved |= self.outer.drain(|frame| {
-                let deed = match Packet::parse(frame, *next_id) {
+                let deed = match packet::parse(frame, *next_id) {
                     Ok(packet) => Deed::Sent(packet),
                     Err(fault) => Deed::Fault(fault),
                 };

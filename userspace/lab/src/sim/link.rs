@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
+use crate::draw::{below, chance};
+
 /// One link, the same in both directions but for what is cut.
 #[derive(Debug, Clone)]
 pub struct Link {
@@ -103,18 +105,5 @@ impl Link {
         let last = &mut self.last[usize::from(up)];
         *last = at.max(*last);
         *last
-    }
-}
-
-/// True in so many of a thousand cases; draws nothing for none.
-pub fn chance(rng: &mut dyn Rng, per_mille: u32) -> bool {
-    per_mille > 0 && rng.next_u32() % 1000 < per_mille
-}
-
-/// Uniform below `most`, in microseconds; draws nothing for zero.
-pub fn below(rng: &mut dyn Rng, most: Duration) -> Duration {
-    match u64::try_from(most.as_micros()) {
-        Ok(most) if most > 0 => Duration::from_micros(rng.next_u64() % most),
-        _ => Duration::ZERO,
     }
 }

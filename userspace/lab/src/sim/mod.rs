@@ -10,7 +10,6 @@ pub mod digest;
 pub mod host;
 pub mod keys;
 pub mod link;
-pub mod nat;
 pub mod packet;
 pub mod passing;
 pub mod referee;

@@ -7,7 +7,8 @@ use mitregate_control::{ListView, LoggedKeys};
 use mitregate_wire::echo::{self, Echo, Kind};
 
 use super::keys::KeyRing;
-use super::packet::{Content, Inner, MARKER, Packet};
+use super::packet::{Content, Inner, MARKER, content};
+use crate::nat::Packet;
 
 /// IP in ESP (RFC 4303 §2.6).
 const DATA: [u8; 2] = [4, 41];
@@ -90,10 +91,10 @@ impl Referee {
 
     /// A packet leaves a host for the network.
     pub fn sent(&mut self, host: usize, packet: &Packet) -> Result<(), String> {
-        if leaks(&packet.payload) {
+        if leaks(packet.payload()) {
             return Err("I2: plaintext of an inner packet left for the network".to_owned());
         }
-        let Content::Esp(bytes) = packet.content() else {
+        let Content::Esp(bytes) = content(packet) else {
             return Ok(());
         };
         self.esp_packets += 1;
@@ -135,7 +136,7 @@ impl Referee {
 
     /// A packet of the network reaches a host.
     pub fn delivered(&mut self, host: usize, packet: &Packet) {
-        let Content::Esp(bytes) = packet.content() else {
+        let Content::Esp(bytes) = content(packet) else {
             return;
         };
         let spi = bytes.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
@@ -242,20 +243,15 @@ mod tests {
         OutboundSa::new(spi(spi_out), &key, Provider::ALL[0], false)
     }
 
-    fn packet(payload: Vec<u8>) -> Packet {
-        Packet {
-            src: ([10, 0, 0, 1], 0).into(),
-            dst: ([10, 0, 0, 2], 0).into(),
-            payload,
-            id: 0,
-        }
+    fn packet(payload: &[u8]) -> Packet {
+        Packet::esp([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), payload, 0).unwrap()
     }
 
     fn seal(sa: &mut OutboundSa, next_header: u8, inner: &[u8]) -> Packet {
         let mut buf = vec![0; 200];
         buf[50..50 + inner.len()].copy_from_slice(inner);
         let range = sa.seal(&mut buf, 50..50 + inner.len(), next_header, 0);
-        packet(buf[range.unwrap()].to_vec())
+        packet(&buf[range.unwrap()])
     }
 
     fn echo(kind: Kind) -> Vec<u8> {
@@ -337,7 +333,7 @@ mod tests {
         let mut cheat = Cheat::new();
         let mut bytes = vec![0; 100];
         bytes[30..46].copy_from_slice(&MARKER);
-        found(cheat.referee.sent(0, &packet(bytes)), "I2");
+        found(cheat.referee.sent(0, &packet(&bytes)), "I2");
         let mut stranger = sealer(601, 2);
         let strange = seal(&mut stranger, 4, &[0x45; 40]);
         found(cheat.referee.sent(0, &strange), "ESP was sent to SPI");

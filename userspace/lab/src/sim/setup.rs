@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 use super::certificates;
 use super::host::{HostSize, HostSpec};
 use super::link::Link;
-use super::nat::Model;
 use super::world::World;
+use crate::nat::Model;
 
 /// The gateway's address on the outer network.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);

@@ -15,7 +15,8 @@ use tracing::Level;
 
 use super::describe::{self, What};
 use super::keys::KeyRing;
-use super::packet::Packet;
+use super::packet::ethernet;
+use crate::nat::Packet;
 
 /// One thing that happened.
 #[derive(Debug, Clone)]
@@ -104,9 +105,9 @@ impl Trace {
                     let fate = fates.get(&packet.id);
                     let to = fate
                         .and_then(|f| f.arrivals.first().map(|a| a.1))
-                        .or_else(|| owners.get(&packet.dst).copied());
+                        .or_else(|| owners.get(&packet.dst()).copied());
                     let what = describe::packet(packet, *host, ring);
-                    let marks = marks(*at, fate, !seen.insert((*host, packet.payload.clone())));
+                    let marks = marks(*at, fate, !seen.insert((*host, packet.payload().to_vec())));
                     match what {
                         What::Data(text) => {
                             crowd.add(*at, *host, to, text, fate);
@@ -154,10 +155,10 @@ impl Trace {
         for (_, entry) in &self.entries {
             match entry {
                 Entry::Sent { packet, .. } => {
-                    sent.insert(packet.id, packet.dst);
+                    sent.insert(packet.id, packet.dst());
                 }
                 Entry::Delivered { host, packet } => {
-                    owners.insert(packet.dst, *host);
+                    owners.insert(packet.dst(), *host);
                     if let Some(dst) = sent.get(&packet.id) {
                         owners.insert(*dst, *host);
                     }
@@ -185,7 +186,7 @@ impl Trace {
                 Entry::Delivered { host, packet } => (packet, network(), mac(*host)),
                 _ => continue,
             };
-            let frame = packet.frame(src, dst);
+            let frame = ethernet(src, dst, packet.bytes());
             let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
             let packet = PcapPacket::new(*at, len, &frame);
             writer.write_packet(&packet).map_err(io::Error::other)?;

@@ -14,11 +14,11 @@ use tracing::Level;
 use super::digest::Digest;
 use super::host::{Deed, Host, HostSpec};
 use super::link::{Crossing, Link};
-use super::nat::Middlebox;
-use super::packet::{Content, Inner, Packet};
+use super::packet::{Content, Inner, content};
 use super::referee::{Referee, misdelivered};
 use super::trace::{Entry, Trace};
 use super::watch;
+use crate::nat::{Faulty, Middlebox, Output, Packet, Remap};
 
 /// Where something is attached: to the open network, or behind a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,7 +125,7 @@ pub struct World {
     pub openings: BTreeMap<IkeSpi, BTreeSet<(ExchangeType, u32)>>,
     rng: ChaCha20Rng,
     hosts: Vec<HostSlot>,
-    boxes: Vec<Box<dyn Middlebox>>,
+    boxes: Vec<Faulty>,
     attached: BTreeMap<Place, Attachment>,
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     under_way: BTreeMap<u64, (Step, Packet)>,
@@ -177,7 +177,7 @@ impl World {
         parent: Option<usize>,
     ) -> usize {
         let at = self.boxes.len();
-        self.boxes.push(middlebox);
+        self.boxes.push(Faulty::new(middlebox));
         self.attached
             .insert(Place::Box(at), Attachment { link, parent });
         at
@@ -290,9 +290,9 @@ impl World {
         self.attached.values_mut().map(|a| &mut a.link)
     }
 
-    /// A box.
-    pub fn middlebox(&mut self, at: usize) -> &mut dyn Middlebox {
-        &mut *self.boxes[at]
+    /// A box, to look at it or to give it faults.
+    pub fn middlebox(&mut self, at: usize) -> &mut Faulty {
+        &mut self.boxes[at]
     }
 
     /// All tables of a box are lost.
@@ -301,10 +301,10 @@ impl World {
         self.note(|| Entry::note(format!("box {at} crashes")));
     }
 
-    /// A box gets another public address.
-    pub fn remap_box(&mut self, at: usize, public: Ipv4Addr) {
-        self.boxes[at].remap(public);
-        self.note(|| Entry::note(format!("box {at} is now {public}")));
+    /// A box gets another place in the network.
+    pub fn remap_box(&mut self, at: usize, remap: &Remap) {
+        self.boxes[at].remap(remap);
+        self.note(|| Entry::note(format!("box {at}: {remap:?}")));
     }
 
     // What happens.
@@ -404,6 +404,17 @@ impl World {
                 self.arrive(step, packet);
             }
         }
+        for at in 0..self.boxes.len() {
+            let (now, middlebox) = (self.now, &mut self.boxes[at]);
+            if middlebox.poll_timeout().is_some_and(|t| t <= now) {
+                let mut out = Output::default();
+                middlebox.handle_timeout(now, &mut self.rng, &mut out);
+                if middlebox.poll_timeout().is_some_and(|t| t <= now) {
+                    self.fail(format!("box {at}: a timer that fired stays due"));
+                }
+                self.leave_box(at, out);
+            }
+        }
         for at in 0..self.flows.len() {
             self.feed(at);
         }
@@ -460,6 +471,7 @@ impl World {
     fn next_time(&self) -> Option<Duration> {
         let up = self.hosts.iter().filter(|h| h.up);
         let timers = up.filter_map(|h| h.host.control.poll_timeout());
+        let timers = timers.chain(self.boxes.iter().filter_map(Middlebox::poll_timeout));
         let flows = self.flows.iter().filter(|f| f.every.is_some());
         let queue = self.queue.peek().map(|Reverse((t, _))| *t);
         queue
@@ -538,8 +550,8 @@ impl World {
         self.packets += 1;
         self.digest.number(self.now.as_nanos());
         self.digest.number(at as u128);
-        self.digest.add(&packet.payload);
-        if let Content::Ike(message) = packet.content() {
+        self.digest.add(packet.payload());
+        if let Content::Ike(message) = content(&packet) {
             self.count_opening(message);
         }
         let judged = self.referee.sent(at, &packet);
@@ -591,7 +603,7 @@ impl World {
         };
         match attachment
             .link
-            .cross(now, up, packet.ip_len(), &mut self.rng)
+            .cross(now, up, packet.bytes().len(), &mut self.rng)
         {
             Crossing::Arrives(times) if times == [now] => self.arrive(step, packet),
             Crossing::Arrives(times) => {
@@ -623,7 +635,7 @@ impl World {
                 let parent = self.attached.get(&place).and_then(|a| a.parent);
                 // A host's packets from an address that it no longer has go nowhere.
                 if let Place::Host(at) = place
-                    && IpAddr::V4(self.hosts[at].spec.address) != packet.src.ip()
+                    && IpAddr::V4(self.hosts[at].spec.address) != packet.src().ip()
                 {
                     let id = packet.id;
                     return self.note(|| Entry::Lost {
@@ -643,23 +655,27 @@ impl World {
 
     fn through_box(&mut self, at: usize, up: bool, packet: Packet) {
         let id = packet.id;
-        let mut out = Vec::new();
+        let mut out = Output::default();
         let middlebox = &mut self.boxes[at];
+        let held = middlebox.poll_timeout();
         if up {
             middlebox.outbound(self.now, packet, &mut self.rng, &mut out);
         } else {
             middlebox.inbound(self.now, packet, &mut self.rng, &mut out);
         }
-        if out.is_empty() {
+        if out.is_empty() && middlebox.poll_timeout() == held {
             let how = self.boxes[at].name();
             self.note(|| Entry::Lost { id, how });
         }
-        for packet in out {
-            if up {
-                self.enter(Place::Box(at), true, packet);
-            } else {
-                self.down(Some(at), packet);
-            }
+        self.leave_box(at, out);
+    }
+
+    fn leave_box(&mut self, at: usize, out: Output) {
+        for packet in out.outside {
+            self.enter(Place::Box(at), true, packet);
+        }
+        for packet in out.inside {
+            self.down(Some(at), packet);
         }
     }
 
@@ -669,14 +685,10 @@ impl World {
     }
 
     fn down(&mut self, parent: Option<usize>, packet: Packet) {
-        let to = self.attached.iter().find_map(|(place, attachment)| {
-            let address = match place {
-                Place::Host(at) => self.hosts[*at].spec.address,
-                Place::Box(at) => self.boxes[*at].public(),
-            };
-            let here = attachment.parent == parent && IpAddr::V4(address) == packet.dst.ip();
-            here.then_some(*place)
-        });
+        let dst = packet.dst().ip();
+        let mut places = self.attached.iter();
+        let to = places.find(|(place, at)| at.parent == parent && self.is_at(**place, dst));
+        let to = to.map(|(place, _)| *place);
         match to {
             Some(place) => self.enter(place, false, packet),
             None => {
@@ -686,6 +698,21 @@ impl World {
                     how: "no route",
                 });
             }
+        }
+    }
+
+    /// Whether what is for this address is for this place: a box that does not translate stands for all that is
+    /// behind it.
+    fn is_at(&self, place: Place, address: IpAddr) -> bool {
+        let at = match place {
+            Place::Host(at) => return IpAddr::V4(self.hosts[at].spec.address) == address,
+            Place::Box(at) => at,
+        };
+        match self.boxes[at].public() {
+            Some(public) => public == address,
+            None => self.attached.iter().any(|(place, attachment)| {
+                attachment.parent == Some(at) && self.is_at(*place, address)
+            }),
         }
     }
 
@@ -706,20 +733,17 @@ impl World {
         self.pump(at);
     }
 
-    /// Anybody's datagram, on its way in the open network for `after`.
+    /// Anybody's datagram, or ESP if the ports are 0, on its way in the open network for `after`.
     pub fn inject(&mut self, after: Duration, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
         let id = self.next_id;
         self.next_id += 1;
-        let packet = Packet {
-            src,
-            dst,
-            payload: payload.to_vec(),
-            id,
+        let packet = match dst.port() {
+            0 => Packet::esp(src.ip(), dst.ip(), payload, id),
+            _ => Packet::udp(src, dst, payload, id),
         };
-        let to = self.attached.keys().copied().find(|place| match place {
-            Place::Host(at) => IpAddr::V4(self.hosts[*at].spec.address) == dst.ip(),
-            Place::Box(at) => IpAddr::V4(self.boxes[*at].public()) == dst.ip(),
-        });
+        let packet = packet.expect("what is injected fits into a packet");
+        let mut places = self.attached.keys().copied();
+        let to = places.find(|place| self.is_at(*place, dst.ip()));
         if let Some(place) = to {
             self.post(self.now + after, Step::Down(place), packet);
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mitregate_control::{Command, EncapMode};
 
 use super::{Scenario, Stage};
+use crate::nat::Remap;
 use crate::sim::passing::settle;
 use crate::sim::setup::{Plan, Site};
 use crate::sim::world::Violation;
@@ -100,7 +101,9 @@ fn crash_or_remap(stage: &mut Stage, nat: usize) {
         stage.world.crash_box(nat);
     } else {
         let last = u8::try_from(8 + stage.below(200)).unwrap_or(8);
-        stage.world.remap_box(nat, Ipv4Addr::new(203, 0, 113, last));
+        stage
+            .world
+            .remap_box(nat, &Remap::address([203, 0, 113, last]));
     }
 }
 

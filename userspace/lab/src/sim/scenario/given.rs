@@ -8,7 +8,7 @@ use mitregate_control::EncapMode;
 use mitregate_wire::ike::{ExchangeType, IkeSpi};
 
 use super::{Scenario, Stage};
-use crate::sim::nat::Model;
+use crate::nat::Model;
 use crate::sim::passing::{agreed, settle};
 use crate::sim::setup::{Plan, Site};
 use crate::sim::world::{Violation, World};

@@ -6,8 +6,7 @@ use std::time::Duration;
 use mitregate_control::EncapMode;
 
 use super::{Scenario, Stage};
-use crate::sim::nat::Model;
-use crate::sim::nat::conntrack_generic;
+use crate::nat::{ConntrackGeneric, Model};
 use crate::sim::passing::{TRAFFIC, settle};
 use crate::sim::setup::{Plan, Site};
 use crate::sim::world::{Violation, World};
@@ -112,7 +111,7 @@ fn roam_esp(stage: &mut Stage) -> Result<(), Violation> {
     move_client(stage, &site);
     stage.world.run(2 * SECOND)?;
     let stuck = stage.world.flows[there].received.len();
-    let limit = conntrack_generic::GENERIC + TRAFFIC;
+    let limit = ConntrackGeneric::GENERIC + TRAFFIC;
     let came = |world: &mut World| world.flows[there].received.len() > stuck;
     stage.world.run_until("heard again", limit, SECOND, came)?;
     settle(&mut stage.world, &site)

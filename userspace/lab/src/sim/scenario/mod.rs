@@ -16,11 +16,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::link::Link;
-use super::nat::Model;
 use super::setup::{Plan, Site};
 use super::trace::Trace;
 use super::watch;
 use super::world::{START, Violation, World};
+use crate::nat::Model;
 
 /// One scenario.
 #[derive(Clone, Copy)]
