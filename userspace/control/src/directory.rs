@@ -4,7 +4,7 @@ use core::cmp::Reverse;
 use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mitregate_gate::Role;
+use mitregate_gate::{GateMode, Role};
 use mitregate_ike::{
     Announce, Directory, IdPattern, Identity, IkeConfig, Mobike, PeerRekey, RemoteAuth, TicketKeys,
 };
@@ -43,8 +43,9 @@ fn ike_config(connection: &ConnectionConfig, first: usize, own: Vec<IpAddr>) -> 
         },
         resumption: connection.resumption,
         announce: Announce {
-            esp_echo: true,
-            owns_rekeys: connection.gate.role == Role::Client,
+            esp_echo: connection.gate.mode.uses_echo(),
+            owns_rekeys: connection.gate.role == Role::Client
+                && connection.gate.mode != GateMode::Off,
         },
         vips: connection.vips.clone(),
         assigns: !connection.pools.is_empty(),

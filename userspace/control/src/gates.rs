@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mitregate_esp::ids::EpochId;
 use mitregate_esp::{InboundSa, OutboundSa, SaCounters};
 use mitregate_gate::{
-    GateEvent, Input, Installed, Output as GateOutput, Proven, Role, State, UserPingEvent,
+    GateEvent, GateMode, Input, Installed, Output as GateOutput, Proven, Role, State, UserPingEvent,
 };
 use mitregate_ike::{ChildSa, IkeSa, SpiAllocator};
 use mitregate_wire::echo;
@@ -270,6 +270,15 @@ impl Control {
                 info!(tunnel, %epoch, "pings are lost");
             }
             GateEvent::State { epoch, from, to } => debug!(tunnel, %epoch, %from, %to, "epoch"),
+            GateEvent::Optimistic { epoch }
+                if self.tunnels[at].gate.config().mode == GateMode::Off =>
+            {
+                warn!(
+                    tunnel,
+                    %epoch,
+                    "the gate is off: data flows on an unproven path"
+                );
+            }
             GateEvent::Optimistic { epoch } => warn!(
                 tunnel,
                 %epoch,

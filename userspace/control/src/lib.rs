@@ -58,7 +58,7 @@ pub use control::Control;
 pub use keylog::LoggedKeys;
 pub use lifetime::{ChildLifetime, IkeLifetime, UNLIMITED};
 pub use mitregate_gate::{
-    EchoLimit, GateConfig, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
+    EchoLimit, GateConfig, GateMode, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
 };
 pub use mitregate_ike::cert;
 pub use mitregate_ike::{

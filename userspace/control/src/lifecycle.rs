@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use mitregate_gate::{Input, Role, State};
+use mitregate_gate::{GateMode, Input, Role, State};
 use mitregate_ike::{IkeSa, Reason};
 use mitregate_wire::ike::NotifyType;
 use tracing::{debug, info, warn};
@@ -17,6 +17,8 @@ use crate::{Control, ControlEvent};
 const MAX_SESSIONS: usize = 8;
 /// How long our Delete is repeated to a peer that does not answer.
 pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than IKE repeats any request.
+const WITHOUT_GATE: Duration = Duration::from_secs(24 * 3600);
 
 impl Control {
     pub(crate) fn established(
@@ -145,7 +147,12 @@ impl Control {
 
     /// How long a request for a child may take before another session is asked as well.
     pub(crate) fn patience(&self, at: usize) -> Duration {
-        self.tunnels[at].gate.config().rekey_patience * 2
+        let config = self.tunnels[at].gate.config();
+        match config.mode {
+            // IKE's retransmissions say when it is given up.
+            GateMode::Off => WITHOUT_GATE,
+            _ => config.rekey_patience * 2,
+        }
     }
 
     pub(crate) fn child_failed(

@@ -109,6 +109,7 @@ impl Control {
             id,
             name: tunnel.name.clone(),
             role: role(tunnel.gate.config().role),
+            gate_mode: tunnel.gate.config().mode.as_str(),
             wanted: tunnel.wanted,
             trapped: tunnel.trapped,
             status: match active.and_then(|epoch| epoch.proof) {

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use mitregate_gate::Role;
+use mitregate_gate::{GateMode, Role};
 use mitregate_ike::{IkeSa, Reason};
 use mitregate_wire::esp::Spi;
 use mitregate_wire::ike::NotifyType;
@@ -90,9 +90,10 @@ impl Control {
         let Some(index) = connection else { return };
         let connection = &self.connections[index];
         let name = connection.name.clone();
+        let gated = connection.config.gate.mode != GateMode::Off;
         let client = self.role_of(index) == Role::Client;
         info!(connection = name, "IKE SA rekeyed");
-        if client {
+        if client && gated {
             // A NAT that keys IKE by its SPI has not seen this one yet.
             self.with_ike(now, new, IkeSa::check_liveness);
         }

@@ -115,6 +115,8 @@ pub struct TunnelView {
     pub name: String,
     /// `client` or `server`.
     pub role: &'static str,
+    /// As configured: `auto`, `echo`, `icmp` or `off`.
+    pub gate_mode: &'static str,
     /// Whether it is kept up from here.
     pub wanted: bool,
     /// Whether the first packet for it brings it up.

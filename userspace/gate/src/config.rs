@@ -11,11 +11,55 @@ pub enum Role {
     Server,
 }
 
+/// What asks whether an epoch's path carries anything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GateMode {
+    /// ESP Echo with a peer that announces it, an inner ICMP echo with others.
+    #[default]
+    Auto,
+    /// ESP Echo; with a peer that does not announce it, nothing.
+    Echo,
+    /// An inner ICMP echo, whatever the peer announces; nor do we announce ESP Echo.
+    Icmp,
+    /// Nothing: data flows as soon as SAs are installed, and rekeys are as RFC 7296 §2.8 has them. Only
+    /// IKE looks whether the peer is there.
+    Off,
+}
+
+impl GateMode {
+    /// All of them, with their words.
+    pub const WORDS: [(&str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("echo", Self::Echo),
+        ("icmp", Self::Icmp),
+        ("off", Self::Off),
+    ];
+
+    /// The word in the configuration and in lists.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Echo => "echo",
+            Self::Icmp => "icmp",
+            Self::Off => "off",
+        }
+    }
+
+    /// Whether we ask by ESP Echo, and so announce that we answer it.
+    #[must_use]
+    pub fn uses_echo(self) -> bool {
+        matches!(self, Self::Auto | Self::Echo)
+    }
+}
+
 /// Times and bounds of one gate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GateConfig {
     /// Which side this is.
     pub role: Role,
+    /// What asks.
+    pub mode: GateMode,
     /// Wait for the answer to the first ping before the second is sent.
     pub ping_timeout: Duration,
     /// Pings on a new epoch before it is given up for a fresh one.
@@ -103,6 +147,7 @@ impl GateConfig {
     pub fn new(role: Role) -> Self {
         Self {
             role,
+            mode: GateMode::default(),
             ping_timeout: Duration::from_millis(250),
             tries: 5,
             suspect_tries: 3,

@@ -5,7 +5,7 @@ use core::time::Duration;
 use mitregate_esp::ids::EpochId;
 
 use crate::snapshot::EscalationStep;
-use crate::{EscalationSnapshot, GateConfig, Reason};
+use crate::{EscalationSnapshot, GateConfig, GateMode, Reason};
 
 /// What to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +157,8 @@ impl Escalation {
         };
         self.requests += 1;
         self.phase = match step {
+            // Without a gate IKE alone says when a request is given up.
+            Step::Rekey { .. } if config.mode == GateMode::Off => Phase::Idle,
             Step::Rekey { .. } => Phase::Rekeying {
                 deadline: now + config.rekey_patience,
             },

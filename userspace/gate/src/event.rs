@@ -183,7 +183,7 @@ pub enum GateEvent {
         /// How long it was a black hole, from the first sign on.
         outage: Duration,
     },
-    /// The peer does not answer pings; data flows unproven. Said once per tunnel.
+    /// Nothing is asked, or nobody answers; data flows unproven. Said once per tunnel.
     Optimistic {
         /// The epoch.
         epoch: EpochId,

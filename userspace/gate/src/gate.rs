@@ -205,14 +205,17 @@ impl Gate {
         }
         self.escalation.satisfied();
         let id = self.fresh_ping_id(rng);
-        self.epochs.push(Epoch::new(now, installed, id));
+        let mut epoch = Epoch::new(now, installed, id);
+        epoch.peer_echo &= self.config.mode.uses_echo();
+        let peer_echo = epoch.peer_echo;
+        self.epochs.push(epoch);
         self.displace_unproven(now);
         let Some(at) = self.position(installed.epoch) else {
             return;
         };
         if installed.redundant {
             self.redundant(now, at);
-        } else if installed.peer_echo {
+        } else if peer_echo {
             if self.config.role == Role::Client {
                 self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
             } else {

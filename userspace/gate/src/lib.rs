@@ -37,7 +37,7 @@ mod snapshot;
 mod user_ping;
 
 pub use action::{Action, LastAction, PingCause};
-pub use config::{EchoLimit, GateConfig, Idle, Role};
+pub use config::{EchoLimit, GateConfig, GateMode, Idle, Role};
 pub use epoch::{EpochView, State};
 pub use event::{EchoRefusal, GateCounters, GateEvent, Input, Installed, Output, Reason};
 pub use gate::Gate;

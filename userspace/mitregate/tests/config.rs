@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mitregate::config::Settings;
-use mitregate_control::{Childless, EspProposal, IkeProposal, Role, StartAction, Unique};
+use mitregate_control::{Childless, EspProposal, GateMode, IkeProposal, Role, StartAction, Unique};
 
 const CLIENT: &str = r#"[daemon]
 control_socket = "/run/mitregate/client.sock"
@@ -736,4 +736,51 @@ fn wrong_virtual_addresses_pools_and_actions_are_told_with_their_line() {
             "{to}: {errors:?}"
         );
     }
+}
+
+#[test]
+fn the_gate_as_a_word_and_as_a_table() {
+    let files = Files::new();
+    let word = CLIENT.replace("encap = \"udp\"", "gate = \"off\"").replace(
+        "[connections.home.gate]\nping_timeout = \"100ms\"\ntries = 7\n",
+        "",
+    );
+    let settings = files.load(&word).unwrap();
+    assert_eq!(settings.control.connections[0].gate.mode, GateMode::Off);
+    let table = CLIENT.replace("tries = 7", "mode = \"icmp\"");
+    let gate = files.load(&table).unwrap().control.connections[0]
+        .gate
+        .clone();
+    assert_eq!(
+        (gate.mode, gate.ping_timeout),
+        (GateMode::Icmp, Duration::from_millis(100))
+    );
+    let wrong = files
+        .load(&word.replace("gate = \"off\"", "gate = \"of\""))
+        .err()
+        .unwrap();
+    assert!(wrong[0].contains(":20: connections.home.gate"), "{wrong:?}");
+    assert!(wrong[0].contains("\"icmp\", \"off\""), "{wrong:?}");
+    let number = files
+        .load(&word.replace("gate = \"off\"", "gate = 3"))
+        .err()
+        .unwrap();
+    assert!(
+        number[0].contains(":20: connections.home.gate: "),
+        "{number:?}"
+    );
+    one_error(
+        "tries = 7",
+        "mode = \"echoes\"",
+        "mode = ",
+        "connections.home.gate.mode",
+        "is not one of \"auto\"",
+    );
+    one_error(
+        "tries = 7",
+        "tires = 7",
+        "tires = ",
+        "connections.home.gate.tires",
+        "unknown field",
+    );
 }

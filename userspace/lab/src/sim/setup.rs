@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, ChildLifetime, Childless, Config, ConnectionConfig, Dynamic, EncapMode,
-    GateConfig, IkeLifetime, ListView, LocalAuth, Mobility, PeerRekey, PoolConfig, Psk, RemoteAuth,
-    Retransmit, Role, StartAction, Strangers, TicketKeys, Unique,
+    GateConfig, GateMode, IkeLifetime, ListView, LocalAuth, Mobility, PeerRekey, PoolConfig, Psk,
+    RemoteAuth, Retransmit, Role, StartAction, Strangers, TicketKeys, Unique,
 };
 use mitregate_esp::{Provider, WorkerId};
 use mitregate_ike::Fragmentation;
@@ -35,6 +35,8 @@ pub struct Plan {
     pub seed: u64,
     /// How ESP travels.
     pub encap: EncapMode,
+    /// The clients' gate and the gateway's.
+    pub gate: [GateMode; 2],
     /// The clients' secret and the gateway's.
     pub psks: [&'static str; 2],
     /// In order of preference.
@@ -78,6 +80,7 @@ impl Default for Plan {
         Self {
             seed: 1,
             encap: EncapMode::Auto,
+            gate: [GateMode::Auto; 2],
             psks: ["secret", "secret"],
             proposals: vec!["aes256gcm16-prfsha256-x25519"],
             esp_proposals: vec!["aes256gcm16"],
@@ -225,7 +228,10 @@ impl Plan {
                 ..Fragmentation::default()
             },
             resumption: self.resumption,
-            gate: GateConfig::new(if self.both_start { Role::Client } else { role }),
+            gate: GateConfig {
+                mode: self.gate[side],
+                ..GateConfig::new(if self.both_start { Role::Client } else { role })
+            },
             auto_role: self.both_start,
             children: self.children(client, role),
             lifetime: IkeLifetime {
@@ -358,6 +364,11 @@ impl Site {
             hosts.push(world.add_host(spec, seed, Link::default(), nat));
         }
         let gateway = world.add_host(plan.gateway(clients), plan.seed ^ 1 << 41, link, None);
+        if !plan.gate.iter().all(|mode| mode.uses_echo()) {
+            for host in hosts.iter().copied().chain([gateway]) {
+                world.referee.allow_releases(host);
+            }
+        }
         let mut flows = Vec::new();
         for (client, host) in hosts.iter().enumerate() {
             for child in 0..plan.children {

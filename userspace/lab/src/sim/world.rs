@@ -503,8 +503,9 @@ impl World {
         }
         self.deeds = deeds;
         if changed {
-            let judged = Referee::epochs(&self.list(at));
-            self.judge(at, judged);
+            let list = self.list(at);
+            self.judge(at, Referee::epochs(&list));
+            self.judge(at, self.referee.claims(at, &list));
         }
         let lost = self.hosts[at].host.lost_frames();
         if lost > 0 {

@@ -2,10 +2,13 @@
 //! `convert`'s business.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Formatter};
 use std::path::PathBuf;
 
 use mitregate_control::{Config, Strangers};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::secret::InlineSecret;
 
@@ -161,7 +164,8 @@ pub struct Connection {
     pub proposals: Vec<String>,
     pub local: Local,
     pub remote: Remote,
-    #[serde(default)]
+    /// Its mode alone, or all of it.
+    #[serde(default, deserialize_with = "gate")]
     pub gate: Gate,
     /// Repetitions of an IKE request before the peer counts as dead.
     pub retransmit_tries: Option<u32>,
@@ -272,6 +276,8 @@ pub struct Remote {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
+    /// `auto`, `echo`, `icmp` or `off`.
+    pub mode: Option<String>,
     /// Wait for the answer to a first ping.
     pub ping_timeout: Option<String>,
     /// Pings on a new epoch before it is given up for a fresh one.
@@ -342,6 +348,32 @@ pub struct Secret {
     pub secret_file: Option<PathBuf>,
     /// Name of a systemd credential.
     pub credential: Option<String>,
+}
+
+/// `gate = "off"` is short for a table with nothing but its `mode`.
+fn gate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Gate, D::Error> {
+    struct Either;
+
+    impl<'de> Visitor<'de> for Either {
+        type Value = Gate;
+
+        fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+            f.write_str("\"auto\", \"echo\", \"icmp\", \"off\" or a table of the gate's fields")
+        }
+
+        fn visit_str<E>(self, mode: &str) -> Result<Gate, E> {
+            Ok(Gate {
+                mode: Some(mode.to_owned()),
+                ..Gate::default()
+            })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Gate, A::Error> {
+            Gate::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_any(Either)
 }
 
 fn accept() -> String {

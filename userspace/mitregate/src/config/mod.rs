@@ -4,6 +4,7 @@
 mod convert;
 pub mod error;
 mod file;
+mod gate;
 mod lifetime;
 mod locate;
 mod peers;

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use mitregate_control::{
     ChildConfig, Childless, ConnectionConfig, Dynamic, EncapMode, EspProposal, Follow,
-    Fragmentation, FragmentationMode, GateConfig, IdPattern, Identity, IkeProposal, LocalAuth,
-    Mobility, Psk, RemoteAuth, Retransmit, Role, StartAction, Unique,
+    Fragmentation, FragmentationMode, IdPattern, Identity, IkeProposal, LocalAuth, Mobility, Psk,
+    RemoteAuth, Retransmit, Role, StartAction, Unique,
 };
 use mitregate_wire::TrafficSelector;
 
 use super::convert::Check;
 use super::file::{self, File};
 use super::locate::FieldPath;
-use super::{lifetime, policy, pools, pubkey, secret};
+use super::{gate, lifetime, policy, pools, pubkey, secret};
 
 /// Whoever it is (swanctl's word).
 const ANY: &str = "%any";
@@ -212,7 +212,7 @@ fn connection(
         true => psk.map(RemoteAuth::Psk),
         false => pubkey::remote(check, &at.key("remote"), &connection.remote),
     };
-    let gate = gate(check, &at.key("gate"), &connection.gate, role?);
+    let gate = gate::gate(check, &at.key("gate"), &connection.gate, role?);
     let retransmit = retransmit(check, at, connection);
     let fragmentation = fragmentation(check, at, connection);
     let resumption = check.word(
@@ -425,60 +425,6 @@ fn find_secret(
         );
     }
     Some(first.psk.clone())
-}
-
-fn gate(check: &mut Check<'_>, at: &FieldPath, gate: &file::Gate, role: Role) -> GateConfig {
-    let mut config = GateConfig::new(role);
-    config.ping_timeout = check.duration(
-        &at.key("ping_timeout"),
-        gate.ping_timeout.as_ref(),
-        config.ping_timeout,
-    );
-    config.rekey_patience = check.duration(
-        &at.key("rekey_patience"),
-        gate.rekey_patience.as_ref(),
-        config.rekey_patience,
-    );
-    if config.ping_timeout < Duration::from_millis(1) {
-        check.error(&at.key("ping_timeout"), "is less than 1ms");
-    }
-    for (field, given, value) in [
-        ("tries", gate.tries, &mut config.tries),
-        (
-            "suspect_tries",
-            gate.suspect_tries,
-            &mut config.suspect_tries,
-        ),
-        (
-            "epochs_per_session",
-            gate.epochs_per_session,
-            &mut config.epochs_per_session,
-        ),
-    ] {
-        let Some(given) = given else { continue };
-        *value = given;
-        if !(1..=100).contains(&given) {
-            check.error(&at.key(field), "is not within 1 to 100");
-        }
-    }
-    if let Some(backoff) = gate.backoff {
-        config.backoff = backoff;
-        if !(1.0..=10.0).contains(&backoff) {
-            check.error(&at.key("backoff"), "is not within 1.0 to 10.0");
-        }
-    }
-    if let Some(jitter) = gate.jitter {
-        config.jitter = jitter;
-        if !(0.0..=0.9).contains(&jitter) {
-            check.error(&at.key("jitter"), "is not within 0.0 to 0.9");
-        }
-    }
-    match gate.idle {
-        Some(true) => config.idle = Some(config.idle.take().unwrap_or_default()),
-        Some(false) => config.idle = None,
-        None => {}
-    }
-    config
 }
 
 fn retransmit(check: &mut Check<'_>, at: &FieldPath, from: &file::Connection) -> Retransmit {

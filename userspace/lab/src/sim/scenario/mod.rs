@@ -3,6 +3,7 @@
 mod basic;
 pub mod cases;
 mod faults;
+mod gates;
 mod given;
 mod long;
 mod mobility;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         rekey::SCENARIOS,
         faults::SCENARIOS,
         mobility::SCENARIOS,
+        gates::SCENARIOS,
         given::SCENARIOS,
         peers::SCENARIOS,
         long::SCENARIOS,
