@@ -74,8 +74,8 @@ impl Referee {
         };
         for tunnel in &list.tunnels {
             for epoch in tunnel.epochs.iter().filter(|epoch| epoch.active) {
-                let spi = u32::from_str_radix(&epoch.spi_out, 16).unwrap_or_default();
-                let at = books.by_spi_out.get(&spi);
+                let spi = u32::from_str_radix(&epoch.spi_in, 16).unwrap_or_default();
+                let at = books.by_spi_in.get(&spi);
                 let proven = at.is_some_and(|at| books.epochs[*at].proven);
                 if tunnel.status == "proven" && !proven {
                     let name = &tunnel.name;
