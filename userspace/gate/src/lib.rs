@@ -29,6 +29,7 @@ mod event;
 mod gate;
 mod liveness;
 mod outage;
+pub mod pmtu;
 mod probe;
 mod proven;
 mod responder;

@@ -3,7 +3,7 @@
 use core::net::{IpAddr, SocketAddr};
 
 use crate::ip::{self, TrafficClass, protocol};
-use crate::{WireError, eth, ipv4, ipv6, udp};
+use crate::{WireError, eth, icmp, ipv4, ipv6, udp};
 
 /// Bytes before the UDP payload in an untagged IPv4 frame: 14 + 20 + 8.
 pub const UDP4_OVERHEAD: usize = eth::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN;
@@ -130,4 +130,150 @@ pub fn parse_udp(bytes: &[u8]) -> Result<UdpFrame<'_>, WireError> {
         traffic_class: packet.traffic_class(),
         payload: datagram.payload(),
     })
+}
+
+/// An ICMP error about a packet that came from here, as far as anybody can say: whoever knows the packet's
+/// addresses and ports can write one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterError {
+    /// Who reports: a router, or the other end.
+    pub from: IpAddr,
+    /// Source of the packet that it is about; port 0 where it was ESP.
+    pub src: SocketAddr,
+    /// Its destination; port 0 where it was ESP.
+    pub dst: SocketAddr,
+    /// Its SPI, where it was ESP: UDP's eight quoted bytes hold none.
+    pub spi: Option<u32>,
+    /// What the next hop takes, if it was too big for it; 0 is a router that does not say.
+    pub next_hop_mtu: Option<u32>,
+}
+
+/// Reads a frame that must be an ICMP or ICMPv6 error, with right checksums, about an ESP or UDP packet
+/// that came from the error's own destination.
+pub fn parse_icmp_error(bytes: &[u8]) -> Result<OuterError, WireError> {
+    let frame = eth::Frame::new_checked(bytes)?;
+    let packet = ip::Packet::new_checked(frame.payload())?;
+    let header_ok = match &packet {
+        ip::Packet::V4(packet) => packet.checksum_ok(),
+        ip::Packet::V6(_) => true,
+    };
+    let family = icmp::Family::of(packet.dst());
+    if frame.ether_type() != ether_type(packet.dst()) || packet.protocol() != family.protocol() {
+        return Err(WireError::BadVersion);
+    }
+    let message = icmp::Message::new_checked(family, packet.payload())?;
+    let (from, to) = (packet.src(), packet.dst());
+    if !header_ok || packet.is_fragment() || !message.checksum_ok(from, to) {
+        return Err(WireError::Malformed);
+    }
+    let quoted = icmp::quoted_header(message.quoted().ok_or(WireError::BadVersion)?)?;
+    let half = |at: usize| match quoted.payload.get(at..at + 2) {
+        Some(&[a, b]) => Ok(u16::from_be_bytes([a, b])),
+        _ => Err(WireError::Truncated),
+    };
+    let (ports, spi) = match quoted.protocol {
+        protocol::UDP => ((half(0)?, half(2)?), None),
+        protocol::ESP => (
+            (0, 0),
+            Some(u32::from(half(0)?) << 16 | u32::from(half(2)?)),
+        ),
+        _ => return Err(WireError::BadVersion),
+    };
+    if quoted.src != to {
+        return Err(WireError::Malformed);
+    }
+    Ok(OuterError {
+        from,
+        src: SocketAddr::new(quoted.src, ports.0),
+        dst: SocketAddr::new(quoted.dst, ports.1),
+        spi,
+        next_hop_mtu: message.next_hop_mtu(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::icmp::Problem;
+    use proptest::prelude::*;
+
+    fn framed(packet: &[u8]) -> Vec<u8> {
+        let v6 = packet[0] >> 4 == 6;
+        let kind = if v6 {
+            eth::EtherType::IPV6
+        } else {
+            eth::EtherType::IPV4
+        };
+        let mac = eth::MacAddr([2; 6]);
+        let mut out = vec![0; eth::HEADER_LEN];
+        eth::Header::new(mac, mac, kind).emit(&mut out).unwrap();
+        out.extend_from_slice(packet);
+        out
+    }
+
+    fn about(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
+        let mut offending = vec![0; 40];
+        let class = (64, TrafficClass(0));
+        let at = emit_ip((src, dst), proto, class, payload.len(), &mut offending).unwrap();
+        offending.truncate(at);
+        offending.extend_from_slice(payload);
+        let router = match src {
+            IpAddr::V4(_) => IpAddr::from([192, 0, 2, 99]),
+            IpAddr::V6(_) => "2001:db8::99".parse().unwrap(),
+        };
+        let mut out = vec![0; 1500];
+        let problem = Problem::TooBig { mtu: 1300 };
+        let len = crate::icmp::emit_error(router, problem, &offending, &mut out).unwrap();
+        out.truncate(len.unwrap());
+        framed(&out)
+    }
+
+    #[test]
+    fn errors_name_the_packet_that_they_are_about() {
+        let v4 = ["198.51.100.1", "203.0.113.7"];
+        let v6 = ["2001:db8::1", "2001:db8::2"];
+        for [src, dst] in [v4, v6].map(|pair| pair.map(|a| a.parse::<IpAddr>().unwrap())) {
+            let udp = about(
+                src,
+                dst,
+                protocol::UDP,
+                &[0x11, 0x94, 0x11, 0x95, 5, 6, 7, 8],
+            );
+            let error = parse_icmp_error(&udp).unwrap();
+            assert_eq!(
+                (error.src, error.dst),
+                ((src, 4500).into(), (dst, 4501).into())
+            );
+            assert_eq!((error.spi, error.next_hop_mtu), (None, Some(1300)));
+            let esp = about(src, dst, protocol::ESP, &[1, 2, 3, 4, 5, 6, 7, 8]);
+            let error = parse_icmp_error(&esp).unwrap();
+            assert_eq!((error.src, error.dst), ((src, 0).into(), (dst, 0).into()));
+            assert_eq!(error.spi, Some(0x0102_0304));
+            // Whatever is changed, it is no longer whole.
+            for at in eth::HEADER_LEN..esp.len() {
+                let mut bytes = esp.clone();
+                bytes[at] ^= 0x10;
+                let changed = parse_icmp_error(&bytes);
+                let v6_header = src.is_ipv6() && at < eth::HEADER_LEN + 8;
+                assert!(changed.is_err() || v6_header, "{at}: {changed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_about_somebody_elses_packet_is_none() {
+        let (src, dst) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let bytes = about(src, dst, protocol::TCP, &[0; 8]);
+        assert_eq!(parse_icmp_error(&bytes), Err(WireError::BadVersion));
+        let bytes = about(src, dst, protocol::UDP, &[0; 2]);
+        assert_eq!(parse_icmp_error(&bytes), Err(WireError::Truncated));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes: Vec<u8>) {
+            let _ = parse_icmp_error(&framed(&[&[0x45, 0][..], &bytes].concat()));
+            let _ = parse_icmp_error(&bytes);
+        }
+    }
 }

@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod echo;
 pub mod esp;
 pub mod eth;
+pub mod fragment;
 pub mod frame;
 pub mod icmp;
 pub mod ike;
@@ -17,6 +18,7 @@ pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
 pub mod selector;
+pub mod tcp;
 pub mod udp;
 
 pub use eth::MacAddr;
