@@ -1,6 +1,5 @@
 //! The faults, each by what really happens.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use mitregate_control::Command;
@@ -9,6 +8,7 @@ use mitregate_esp::WorkerId;
 use super::nat;
 use super::{MS, Pair, SECOND, Setting};
 use crate::case::Case;
+use crate::nat::Remap;
 use crate::sim::scenario::Stage;
 use crate::sim::setup::Site;
 use crate::sim::world::Violation;
@@ -67,7 +67,9 @@ pub fn strike(stage: &mut Stage, setting: &Setting, site: &Site) -> Result<Durat
             running(stage, setting, site)?;
             if let Some(nat) = site.nat {
                 let last = u8::try_from(8 + stage.below(200)).unwrap_or(8);
-                stage.world.remap_box(nat, Ipv4Addr::new(203, 0, 113, last));
+                stage
+                    .world
+                    .remap_box(nat, &Remap::address([203, 0, 113, last]));
             }
             Ok(stage.world.now)
         }

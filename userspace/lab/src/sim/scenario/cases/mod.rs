@@ -12,8 +12,8 @@ use mitregate_control::EncapMode;
 
 use super::{Outage, Run, Stage, perform};
 use crate::case::Case;
+use crate::nat::Model;
 use crate::sim::link::Link;
-use crate::sim::nat::Model;
 use crate::sim::passing::settle;
 use crate::sim::setup::{Plan, Site};
 use crate::sim::world::Violation;

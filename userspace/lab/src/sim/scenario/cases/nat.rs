@@ -2,23 +2,17 @@
 
 use std::time::Duration;
 
-use crate::sim::nat::{Model, conntrack_generic};
+use crate::nat::{ConntrackGeneric, Model};
 
 pub const ALL: [Model; 2] = [Model::ConntrackGeneric, Model::UdpSymmetric];
 
 pub fn name(model: Model) -> &'static str {
-    match model {
-        Model::ConntrackGeneric => "conntrack-generic",
-        Model::UdpSymmetric => "udp-symmetric",
-    }
+    model.name()
 }
 
 /// Whether ESP without UDP passes.
 pub fn passes_esp(model: Model) -> bool {
-    match model {
-        Model::ConntrackGeneric => true,
-        Model::UdpSymmetric => false,
-    }
+    model != Model::UdpSymmetric
 }
 
 /// Whether ESP without UDP of one client keeps out that of all others to the same server.
@@ -29,7 +23,8 @@ pub fn one_esp_client(model: Model) -> bool {
 /// After so long in silence every entry has gone.
 pub fn longest_life(model: Model) -> Duration {
     match model {
-        Model::ConntrackGeneric => conntrack_generic::GENERIC,
+        Model::ConntrackGeneric => ConntrackGeneric::GENERIC,
         Model::UdpSymmetric => Duration::from_secs(60),
+        Model::VpnMasquerade => Duration::from_secs(30 * 60),
     }
 }
