@@ -66,6 +66,7 @@ pub use mitregate_ike::{
     Identity, IkeProposal, LocalAuth, NameAttribute, PeerRekey, ProposalError, Psk, RemoteAuth,
     Retransmit, TicketKeys,
 };
+pub use tunnel::RETRY_MAX;
 pub use view::{
     ActionView, ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView,
     PoolView, RecoveriesView, SelectorView, TunnelView,

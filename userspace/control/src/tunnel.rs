@@ -274,6 +274,9 @@ pub(crate) fn outer(encap: Encap, local: SocketAddr, remote: SocketAddr) -> Oute
     }
 }
 
+/// Longest wait between two attempts to bring up what is down: [`Retry::LONGEST`] and a quarter.
+pub const RETRY_MAX: Duration = Duration::from_millis(37_500);
+
 /// Growing waits between attempts, for ever.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Retry {

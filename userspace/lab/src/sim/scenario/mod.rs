@@ -2,12 +2,14 @@
 
 mod basic;
 pub mod cases;
+mod crowd;
 mod faults;
 mod gates;
 mod given;
 mod long;
 mod mobility;
 mod peers;
+mod quiet;
 mod rekey;
 
 use std::time::Duration;
@@ -49,6 +51,8 @@ pub fn all() -> Vec<Scenario> {
         gates::SCENARIOS,
         given::SCENARIOS,
         peers::SCENARIOS,
+        crowd::SCENARIOS,
+        quiet::SCENARIOS,
         long::SCENARIOS,
     ]
     .concat()

@@ -1,9 +1,15 @@
-//! Within what time traffic is back: derived, term by term, from the gate's times and the NAT's.
+//! Within what time traffic is back: derived from the gate's times and the NAT's, term by term. What each
+//! term is and why it is there is in docs/recovery-bounds.md, whose figures this module gives.
 
 use std::fmt;
 use std::time::Duration;
 
-use super::{SECOND, Setting};
+use mitregate_control::{EncapMode, GateConfig, RETRY_MAX, Role, Strangers};
+use mitregate_ike::Retransmit;
+
+use super::{Flows, Setting, nat};
+use crate::case::Case;
+use crate::nat::Model;
 
 /// A part of a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,16 +26,226 @@ pub struct Term {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bound(pub Vec<Term>);
 
+/// A gateway that has looked at enough first messages of one source looks at more after at most so long
+/// ([`Strangers::inits_per_source`]).
+const DOOR: Duration = Duration::from_secs(20);
+
+/// The longest times that the defaults of a client's gate lead to.
+pub struct Longest {
+    gate: GateConfig,
+}
+
+impl Default for Longest {
+    fn default() -> Self {
+        Self {
+            gate: GateConfig::new(Role::Client),
+        }
+    }
+}
+
+impl Longest {
+    /// So many pings in a row, from the first to the end of the last one's wait.
+    #[must_use]
+    pub fn series(&self, pings: u32) -> Duration {
+        let GateConfig {
+            ping_timeout,
+            backoff,
+            jitter,
+            escalation_max,
+            ..
+        } = self.gate;
+        let waits = (0..pings).scan(ping_timeout, |wait, _| {
+            let this = *wait;
+            *wait = this.mul_f64(backoff.max(1.0)).min(escalation_max);
+            Some(this)
+        });
+        waits.sum::<Duration>().mul_f64(1.0 + jitter)
+    }
+
+    /// So many pings of a client were dropped, each because another one's entry was pending: more than one
+    /// series may be needed, with a rekey after each and a wait before it.
+    #[must_use]
+    pub fn turns(&self, dropped: u32) -> Duration {
+        let tries = self.gate.tries.max(1);
+        let (full, rest) = (dropped / tries, dropped % tries);
+        let waits: Duration = (0..full)
+            .map(|n| match n {
+                0 => Duration::ZERO,
+                n => self
+                    .gate
+                    .escalation_backoff
+                    .saturating_mul(1 << (n - 1).min(16))
+                    .min(self.gate.escalation_max),
+            })
+            .sum();
+        full * (self.series(tries) + self.patience())
+            + waits.mul_f64(1.0 + self.gate.jitter)
+            + self.series(rest)
+    }
+
+    /// From the fault to the first ping, on a tunnel that receives.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        let idle = self.gate.idle.clone().unwrap_or_default();
+        2 * idle.tick + idle.silence
+    }
+
+    /// The same on one that only sends, without the wait for its first packet.
+    #[must_use]
+    pub fn unanswered(&self) -> Duration {
+        let idle = self.gate.idle.clone().unwrap_or_default();
+        2 * idle.tick + idle.unanswered
+    }
+
+    /// Between two pings of a quiet tunnel, whose traffic is looked at less often.
+    #[must_use]
+    pub fn between_idle_pings(&self) -> Duration {
+        let idle = self.gate.idle.clone().unwrap_or_default();
+        idle.silence_max + 4 * idle.tick
+    }
+
+    /// Until the pings on an epoch that had been proven are given up.
+    #[must_use]
+    pub fn suspect(&self) -> Duration {
+        self.series(self.gate.suspect_tries)
+    }
+
+    /// Until a rekey without an answer is given up for a new IKE SA.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.gate.rekey_patience
+    }
+
+    /// Between two requests to set up an IKE SA: the wait between two attempts, or between two
+    /// repetitions within one.
+    #[must_use]
+    pub fn retry(&self) -> Duration {
+        RETRY_MAX.max(Retransmit::default().limit)
+    }
+}
+
 impl Bound {
     /// That of a run.
     #[must_use]
     pub fn of(setting: &Setting) -> Self {
-        let _ = setting;
-        Self(vec![Term {
-            name: "all",
-            times: 1,
-            each: 60 * SECOND,
-        }])
+        let longest = Longest::default();
+        let others = u32::try_from(setting.clients.saturating_sub(1)).unwrap_or(u32::MAX);
+        let esp = setting.encap == EncapMode::Esp;
+        let shared = setting.pair.nat.filter(|_| esp && others > 0);
+        let serialised = shared.is_some_and(nat::serialises);
+        let crossed = shared.is_some_and(nat::guesses);
+
+        let mut bound = Self::default();
+        let mut add = |name, times, each: Duration| {
+            if times > 0 && !each.is_zero() {
+                bound.0.push(Term { name, times, each });
+            }
+        };
+        let (p, r) = (setting.period, setting.rtt);
+        let notice = |add: &mut dyn FnMut(&'static str, u32, Duration)| match setting.flows {
+            Flows::C2s => {
+                add("P", 1, p);
+                add("unanswered", 1, longest.unanswered());
+            }
+            Flows::S2c | Flows::Both => add("silence", 1, longest.silence()),
+        };
+        let new_session = |add: &mut dyn FnMut(&'static str, u32, Duration)| {
+            add("suspect", 1, longest.suspect());
+            add("patience", 1, longest.patience());
+            add("R", 4, r);
+        };
+        match setting.pair.case {
+            // The old epoch carries data until the new one is proven.
+            Case::Race | Case::ServerRekeyIdle | Case::SameSpi => {}
+            Case::Collision => {
+                add("R", 4, r);
+                if serialised {
+                    add("turns", 1, longest.turns(others));
+                }
+                add("P", 1, p);
+            }
+            Case::Misbinding | Case::NatCrash | Case::Remap => {
+                if setting.flows != Flows::C2s || crossed || serialised {
+                    notice(&mut add);
+                }
+                if crossed || serialised {
+                    add("suspect", 1, longest.suspect());
+                    add("R", 2, r);
+                    add("turns", 1, longest.turns(others));
+                }
+                add("R", 1, r);
+                add("P", 1, p);
+            }
+            Case::Expiry => {
+                let kept = setting.pair.nat.is_none_or(|model| {
+                    nat::life(model, esp) > longest.between_idle_pings() + longest.suspect()
+                });
+                if !kept {
+                    add("idle", 1, longest.between_idle_pings());
+                    add("R", 1, r);
+                    add("P", 1, p);
+                }
+            }
+            Case::Squelch => {
+                add("retry", 1, longest.retry());
+                add("R", 5, r);
+                if serialised {
+                    add("pending", 1, shared.map_or(Duration::ZERO, nat::pending));
+                    add("squelch", 1, shared.map_or(Duration::ZERO, nat::squelch));
+                    add("turns", 1, longest.turns(others));
+                }
+                add("P", 1, p);
+            }
+            Case::ServerRestart => {
+                notice(&mut add);
+                new_session(&mut add);
+                if serialised {
+                    add("turns", 1, longest.turns(others));
+                }
+                add("P", 1, p);
+            }
+            Case::ClientRestart => {
+                add("R", 4, r);
+                if serialised {
+                    add("turns", 1, longest.turns(others));
+                }
+                add("P", 1, p);
+            }
+            Case::OneWayLoss => {
+                add("R", 1, r);
+                add("P", 1, p);
+            }
+        }
+        bound
+    }
+
+    /// Until each of so many clients that start together is proven at both ends.
+    #[must_use]
+    pub fn of_crowd(nat: Option<Model>, encap: EncapMode, clients: usize, rtt: Duration) -> Self {
+        let longest = Longest::default();
+        let others = u32::try_from(clients.saturating_sub(1)).unwrap_or(u32::MAX);
+        let esp = encap == EncapMode::Esp;
+        let mut terms = vec![Term {
+            name: "R",
+            times: 5,
+            each: rtt,
+        }];
+        let strangers = Strangers::default();
+        if nat.is_some() && clients > strangers.half_open_per_source {
+            terms.push(Term {
+                name: "door",
+                times: 1,
+                each: DOOR + longest.retry(),
+            });
+        }
+        if esp && nat.is_some_and(nat::serialises) {
+            terms.push(Term {
+                name: "turns",
+                times: 1,
+                each: longest.turns(others),
+            });
+        }
+        Self(terms)
     }
 
     /// The sum.
@@ -41,6 +257,9 @@ impl Bound {
 
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("0");
+        }
         for (n, term) in self.0.iter().enumerate() {
             if n > 0 {
                 f.write_str(" + ")?;

@@ -67,9 +67,13 @@ pub fn strike(stage: &mut Stage, setting: &Setting, site: &Site) -> Result<Durat
             running(stage, setting, site)?;
             if let Some(nat) = site.nat {
                 let last = u8::try_from(8 + stage.below(200)).unwrap_or(8);
-                stage
-                    .world
-                    .remap_box(nat, &Remap::address([203, 0, 113, last]));
+                let first = 10_000 + 100 * u16::try_from(stage.below(500)).unwrap_or(0);
+                let (address, ports) = stage.pick(&[(true, false), (false, true), (true, true)]);
+                let remap = Remap {
+                    address: address.then_some([203, 0, 113, last].into()),
+                    ports: ports.then_some(first..=first + 99),
+                };
+                stage.world.remap_box(nat, &remap);
             }
             Ok(stage.world.now)
         }

@@ -8,7 +8,7 @@ mod outage;
 
 use std::time::Duration;
 
-use mitregate_control::EncapMode;
+use mitregate_control::{EncapMode, GateMode};
 
 use super::{Outage, Run, Stage, perform};
 use crate::case::Case;
@@ -18,7 +18,7 @@ use crate::sim::passing::settle;
 use crate::sim::setup::{Plan, Site};
 use crate::sim::world::Violation;
 
-pub use bound::{Bound, Term};
+pub use bound::{Bound, Longest, Term};
 
 /// A failure case with a NAT model, with the gate or without it: one row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +75,8 @@ const WATCHED: Duration = Duration::from_secs(120);
 impl Pair {
     /// All rows, those without the gate last.
     pub fn all() -> impl Iterator<Item = Self> {
-        let nats = || nat::ALL.into_iter().map(Some).chain([None]);
-        [true].into_iter().flat_map(move |gated| {
+        let nats = || Model::ALL.into_iter().map(Some).chain([None]);
+        [true, false].into_iter().flat_map(move |gated| {
             let cases = Case::ALL.into_iter();
             let rows = cases.flat_map(move |case| nats().map(move |nat| Self { case, nat, gated }));
             rows.filter(|pair| pair.not_applicable().is_none())
@@ -97,7 +97,7 @@ impl Pair {
     /// The NAT's name.
     #[must_use]
     pub fn nat_name(&self) -> &'static str {
-        self.nat.map_or("none", nat::name)
+        self.nat.map_or("none", Model::name)
     }
 
     /// In swanctl's words.
@@ -125,20 +125,12 @@ impl Pair {
         perform(&salt, seed, traced, |stage| self.act(stage))
     }
 
-    /// How ESP may travel here.
-    #[must_use]
-    pub fn encaps(&self) -> Vec<EncapMode> {
-        let all = [EncapMode::Esp, EncapMode::Udp, EncapMode::Auto];
-        let esp = self.nat.is_none_or(nat::passes_esp);
-        let fits = |encap: &EncapMode| esp || *encap != EncapMode::Esp;
-        all.into_iter().filter(fits).collect()
-    }
-
     fn act(&self, stage: &mut Stage) -> Result<(), Violation> {
         let setting = Setting::draw(*self, stage);
         stage.world.announced.extend([
             "reason=peer does not answer",
             "expired before it was replaced",
+            "data flows on an unproven path",
         ]);
         let site = setting.build(stage);
         let from = fault::strike(stage, &setting, &site)?;
@@ -167,9 +159,19 @@ impl Pair {
     }
 }
 
+/// How ESP of so many clients may travel through a NAT.
+#[must_use]
+pub fn encaps(nat: Option<Model>, clients: usize) -> Vec<EncapMode> {
+    let all = [EncapMode::Esp, EncapMode::Udp, EncapMode::Auto];
+    let alone = |model| nat::one_esp_client(model) && clients > 1;
+    let esp = nat.is_none_or(|model| nat::passes_esp(model) && !alone(model));
+    let fits = |encap: &EncapMode| esp || *encap != EncapMode::Esp;
+    all.into_iter().filter(fits).collect()
+}
+
 impl Setting {
     fn draw(pair: Pair, stage: &mut Stage) -> Self {
-        let encap = stage.pick(&pair.encaps());
+        let encap = stage.pick(&encaps(pair.nat, 1));
         let latency = stage.ms(1, LATENCY.0);
         let many = match pair.case {
             Case::Collision | Case::Misbinding | Case::SameSpi => 2 + stage.below(3),
@@ -205,6 +207,10 @@ impl Setting {
         let plan = Plan {
             seed: stage.seed,
             encap: self.encap,
+            gate: match self.pair.gated {
+                true => [GateMode::Auto; 2],
+                false => [GateMode::Off; 2],
+            },
             ..Plan::default()
         };
         let gateway = Link {
