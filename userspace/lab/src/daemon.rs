@@ -1,8 +1,10 @@
-//! The two `mitregate` daemons: their configuration, life and status.
+//! The `mitregate` daemons: their configuration, life and status.
 
 use std::{
     env,
     fs::{self, OpenOptions},
+    iter,
+    net::Ipv4Addr,
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -16,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     interrupt, payload, sh,
-    topology::{Host, Lab},
+    topology::{CLIENT_INNER, CLIENTS_INNER, Host, Lab},
 };
 
 /// From SIGTERM to the end, the deletion of the SAs at the peer included.
@@ -81,31 +83,58 @@ impl Settings {
     }
 }
 
-/// Write both configurations and a new shared secret.
+/// Write all configurations and a new shared secret.
 pub fn configure(lab: &Lab, settings: &Settings) -> Result<()> {
     let run = lab.run_dir();
     lab.write_secret("secret", &payload::random_hex(32)?)?;
-    lab.write_secret(
-        "client.toml",
-        &settings.fill(include_str!("../configs/client.toml"), run),
-    )?;
-    lab.write_secret(
-        "gw.toml",
-        &settings.fill(include_str!("../configs/gateway.toml"), run),
-    )?;
+    let clients: Vec<_> = lab.clients().collect();
+    for client in &clients {
+        let text = client_config(settings, run, *client)?;
+        lab.write_secret(&format!("{client}.toml"), &text)?;
+    }
+    lab.write_secret("gw.toml", &gateway_config(settings, run, &clients))?;
     Ok(())
 }
 
-/// The `mitregate` beside us.
+fn client_config(settings: &Settings, run: &Path, client: Host) -> Result<String> {
+    let address = |address: Option<Ipv4Addr>| address.context("a client has addresses");
+    Ok(settings
+        .fill(include_str!("../configs/client.toml"), run)
+        .replace("@NAME@", &client.name())
+        .replace("@WAN@", &address(client.outer())?.to_string())
+        .replace("@INNER@", &address(client.inner())?.to_string()))
+}
+
+/// One client is a connection; for several it is a template.
+fn gateway_config(settings: &Settings, run: &Path, clients: &[Host]) -> String {
+    let (name, inner) = match clients {
+        [_, _, ..] => ("*", CLIENTS_INNER.to_owned()),
+        _ => ("client", format!("{CLIENT_INNER}/32")),
+    };
+    let ids = clients.iter().chain([&Host::Gw]);
+    let ids: Vec<_> = ids.map(|host| format!("\"{host}@lab\"")).collect();
+    settings
+        .fill(include_str!("../configs/gateway.toml"), run)
+        .replace("@CLIENTS@", name)
+        .replace("@INNER@", &inner)
+        .replace("@IDS@", &ids.join(", "))
+}
+
+/// The `mitregate` beside us. Cargo puts a test's program one folder deeper.
 pub fn binary() -> Result<PathBuf> {
-    let path = env::current_exe()?.with_file_name("mitregate");
-    if !path.is_file() {
-        bail!(
+    let us = env::current_exe()?;
+    let beside = us.with_file_name("mitregate");
+    let above = us.ancestors().nth(2).map(|dir| dir.join("mitregate"));
+    let found = iter::once(&beside)
+        .chain(&above)
+        .find(|path| path.is_file());
+    match found {
+        Some(path) => Ok(path.clone()),
+        None => bail!(
             "{} is not there: cargo xtask build --release",
-            path.display()
-        );
+            beside.display()
+        ),
     }
-    Ok(path)
 }
 
 /// How to ask a daemon of that lab, standing or ours.
@@ -287,7 +316,7 @@ impl Drop for Daemon {
 }
 
 /// Every epoch of every tunnel in a `list-sas` answer.
-fn epochs(list: &Value) -> impl Iterator<Item = &Value> {
+pub fn epochs(list: &Value) -> impl Iterator<Item = &Value> {
     let tunnels = list["tunnels"].as_array().into_iter().flatten();
     tunnels.flat_map(|tunnel| tunnel["epochs"].as_array().into_iter().flatten())
 }
@@ -318,15 +347,47 @@ mod tests {
             suite: "aes256gcm16".into(),
             daemon_log: "info".into(),
         };
-        for template in [
-            include_str!("../configs/client.toml"),
-            include_str!("../configs/gateway.toml"),
+        let run = Path::new("/run/mitregate/lab/x");
+        let clients = [Host::client(1), Host::client(2)];
+        for config in [
+            client_config(&settings, run, clients[0]).unwrap(),
+            client_config(&settings, run, clients[1]).unwrap(),
+            gateway_config(&settings, run, &clients[..1]),
+            gateway_config(&settings, run, &clients),
         ] {
-            let config = settings.fill(template, Path::new("/run/mitregate/lab/x"));
             let settings = config.lines().filter(|line| !line.starts_with('#'));
             let open = settings.filter(|line| line.split('@').count() > 2 && !line.contains("ids"));
             assert_eq!(open.collect::<Vec<_>>(), Vec::<&str>::new());
             assert!(config.contains("encap = \"esp\""));
+        }
+    }
+
+    #[test]
+    fn each_client_is_itself() {
+        let settings = Settings {
+            encap: Encap::Auto,
+            provider: "aws-lc".into(),
+            suite: "aes256gcm16".into(),
+            daemon_log: "info".into(),
+        };
+        let run = Path::new("/run/x");
+        let second = client_config(&settings, run, Host::client(2)).unwrap();
+        for line in [
+            "control_socket = \"/run/x/client2.sock\"",
+            "local_addrs = [\"192.168.1.3\"]",
+            "local_ts = [\"10.1.0.2/32\"]",
+            "id = \"client2@lab\"",
+            "ids = [\"client2@lab\", \"gw@lab\"]",
+        ] {
+            assert!(second.contains(line), "{line}");
+        }
+        let both = gateway_config(&settings, run, &[Host::Client, Host::client(2)]);
+        for line in [
+            "id = \"*@lab\"",
+            "remote_ts = [\"10.1.0.0/24\"]",
+            "ids = [\"client@lab\", \"client2@lab\", \"gw@lab\"]",
+        ] {
+            assert!(both.contains(line), "{line}");
         }
     }
 

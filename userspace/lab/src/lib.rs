@@ -1,4 +1,4 @@
-//! Network namespaces for tests and for people: four hosts in a row with a NAT among them, the
+//! Network namespaces for tests and for people: hosts in a row with a NAT among them, the
 //! demo that drives real traffic through a tunnel across them, and the check that nothing of it
 //! shows on the wire.
 //!
@@ -22,6 +22,7 @@ pub mod interop;
 pub mod interrupt;
 pub mod iperf;
 pub mod nat;
+pub mod nat_box;
 pub mod netns;
 pub mod payload;
 pub mod ping;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use mitregate_lab::{compare, demo, interop, interrupt, sh, sim, standing};
+use mitregate_lab::{compare, demo, interop, interrupt, nat_box, sh, sim, standing};
 
 #[derive(Parser)]
 #[command(
@@ -35,6 +35,9 @@ enum Command {
     Interop(interop::Options),
     /// Hosts, links and NATs in one thread, under virtual time; needs neither root nor tools
     Sim(sim::runner::Options),
+    /// The NAT of a lab that is left standing; run in its namespace
+    #[command(hide = true)]
+    NatBox(nat_box::Options),
 }
 
 fn main() -> ExitCode {
@@ -49,8 +52,14 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<bool> {
-    if let Command::Sim(options) = &cli.command {
-        return sim::runner::run(options);
+    match &cli.command {
+        Command::Sim(options) => return sim::runner::run(options),
+        Command::NatBox(options) => {
+            interrupt::catch()?;
+            nat_box::run(options)?;
+            return Ok(true);
+        }
+        _ => {}
     }
     sh::set_verbose(cli.verbose);
     if !rustix::process::geteuid().is_root() {
@@ -68,7 +77,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Command::Baseline(options) => compare::baseline(options)?,
         Command::Compare(options) => compare::compare(options)?,
         Command::Interop(options) => return interop::run(options),
-        Command::Sim(options) => return sim::runner::run(options),
+        Command::Sim(_) | Command::NatBox(_) => {}
     }
     Ok(true)
 }

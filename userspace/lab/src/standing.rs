@@ -1,14 +1,15 @@
 //! `lab up | down | exec | status`: the demo's hosts for people to play with.
 
-use std::{os::unix::process::CommandExt, time::Duration};
+use std::{net::Ipv4Addr, os::unix::process::CommandExt, time::Duration};
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 
 use crate::{
     daemon::{self, Control, Daemon, Settings},
+    nat_box::Faults,
     sh,
-    topology::{self, Host, Lab, SERVER},
+    topology::{self, Host, Lab, MAX_CLIENTS, Middle, Plan, SERVER},
 };
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -25,17 +26,32 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Make the hosts, start both daemons, wait for the tunnel
+    /// Make the hosts, start the daemons, wait for the tunnels
+    #[command(after_help = UP_HELP)]
     Up {
         #[command(flatten)]
         settings: Settings,
+        /// What stands between clients and gateway: kernel (nftables' masquerade), router (no NAT),
+        /// or a model of the NAT zoo by its name
+        #[arg(long, default_value = "kernel", value_name = "NAT")]
+        nat: Middle,
+        /// How many client hosts are behind it, up to 50: client, client2, client3 …
+        #[arg(long, value_name = "N", default_value_t = 1,
+              value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CLIENTS)))]
+        clients: u8,
         /// Only hosts and NAT: start no daemon
         #[arg(long)]
         no_tunnel: bool,
     },
     /// Take everything down
     Down,
-    /// Run a command on a host
+    /// Break the NAT, or look into it
+    #[command(after_help = NAT_HELP)]
+    Nat {
+        #[command(subcommand)]
+        action: NatAction,
+    },
+    /// Run a command on a host: client, client2 …, nat, gw or server
     Exec {
         host: Host,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
@@ -45,13 +61,67 @@ enum Action {
     Status,
 }
 
+#[derive(Subcommand)]
+enum NatAction {
+    /// All its tables are lost, as by a reboot; it goes on at once
+    Crash,
+    /// Its tables are lost and its public side is another; without options, the next address of
+    /// its pool 203.0.113.2 to .5
+    Remap {
+        /// To this address
+        #[arg(long, value_name = "A")]
+        address: Option<Ipv4Addr>,
+        /// Ports are drawn from another range, too
+        #[arg(long)]
+        ports: bool,
+    },
+    /// Its address, table and counters
+    Show {
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
+    /// What it does to packets beside translating them: these faults and no others, from now on;
+    /// without options, none. Only models of the zoo can
+    Faults(Faults),
+}
+
+const UP_HELP: &str = "\
+Two clients behind the NAT that ESP's authors had in mind, with plain ESP:
+  cargo xtask lab up --nat vpn-masquerade --clients 2 --encap esp
+  cargo xtask lab exec client2 ping 10.2.0.2
+  cargo xtask lab nat show
+  cargo xtask lab nat crash
+  cargo xtask lab status
+  cargo xtask lab down";
+
+const NAT_HELP: &str = "\
+Watch a tunnel come back:
+  cargo xtask lab exec client ping -D 10.2.0.2 &
+  cargo xtask lab nat crash
+  cargo xtask lab nat remap --address 203.0.113.4
+  cargo xtask lab nat faults --loss 100 --delay-ms 20
+  cargo xtask lab nat faults --cut inbound
+  cargo xtask lab nat faults --mtu 1300 --black-hole
+  cargo xtask lab nat faults
+With the kernel's NAT, crash is `conntrack -F` and remap replaces its rule.";
+
 /// Do it.
 pub fn run(options: &Options) -> Result<()> {
     match &options.action {
         Action::Up {
             settings,
+            nat,
+            clients,
             no_tunnel,
-        } => up(&options.name, settings, !no_tunnel),
+        } => {
+            let plan = Plan {
+                middle: *nat,
+                clients: *clients,
+                detached: true,
+            };
+            up(&options.name, settings, plan, !no_tunnel)
+        }
         Action::Down => {
             topology::remove_logs(&topology::log_dir(&options.name, None)?);
             let was = if Lab::down(&options.name)? {
@@ -71,39 +141,74 @@ pub fn run(options: &Options) -> Result<()> {
             // exec replaces this process, and with it goes the lock on the lab.
             Err(anyhow!(program.exec()).context("cannot run ip netns exec"))
         }
+        Action::Nat { action } => nat(&options.name, action),
         Action::Status => status(&options.name),
     }
 }
 
-fn up(name: &str, settings: &Settings, tunnel: bool) -> Result<()> {
-    println!("  … making four hosts in network namespaces");
-    let lab = Lab::up(name)?;
+fn up(name: &str, settings: &Settings, plan: Plan, tunnel: bool) -> Result<()> {
+    println!(
+        "  … making {} hosts in network namespaces",
+        3 + plan.clients
+    );
+    let lab = Lab::up_with(name, plan)?;
     if tunnel {
         let logs = topology::log_dir(name, None)?;
-        println!("  … starting two daemons, logs in {}", logs.display());
+        println!("  … starting daemons, logs in {}", logs.display());
         daemon::configure(&lab, settings)?;
         let mut gateway = Daemon::start(&lab, Host::Gw, &logs)?;
         gateway.wait_ready(PATIENCE)?;
-        let mut client = Daemon::start(&lab, Host::Client, &logs)?;
-        client.wait_epoch("proven", PATIENCE)?;
+        let clients = lab.clients().map(|host| Daemon::start(&lab, host, &logs));
+        let mut clients = clients.collect::<Result<Vec<_>>>()?;
+        println!("  … waiting until each tunnel is proven");
+        for client in &mut clients {
+            client.wait_epoch("proven", PATIENCE * u32::from(plan.clients))?;
+        }
         gateway.wait_epoch("proven", PATIENCE)?;
-        client.leave();
+        clients.into_iter().for_each(Daemon::leave);
         gateway.leave();
     }
     lab.keep()?;
     println!("  … the lab `{name}` stands. Try:");
     println!("    cargo xtask lab status");
+    if plan.middle != Middle::Router {
+        println!("    cargo xtask lab nat show");
+        println!("    cargo xtask lab nat crash");
+    }
     println!("    cargo xtask lab exec client tcpdump -ni wan");
     println!("    cargo xtask lab exec client ip route get {SERVER}");
     println!("    cargo xtask lab down");
     Ok(())
 }
 
+fn nat(name: &str, action: &NatAction) -> Result<()> {
+    let nat = Lab::standing(name)?.nat()?;
+    match action {
+        NatAction::Crash => {
+            nat.crash()?;
+            println!("the NAT has lost its tables");
+        }
+        NatAction::Remap { address, ports } => {
+            nat.remap(*address, *ports)?;
+            match nat.show()?.public {
+                Some(public) => println!("the NAT has lost its tables and is {public} now"),
+                None => println!("the NAT has lost its tables"),
+            }
+        }
+        NatAction::Show { json: true } => {
+            println!("{}", serde_json::to_string_pretty(&nat.show()?)?);
+        }
+        NatAction::Show { json: false } => print!("{}", nat.show()?),
+        NatAction::Faults(faults) => nat.faults(faults)?,
+    }
+    Ok(())
+}
+
 fn status(name: &str) -> Result<()> {
     let lab = Lab::standing(name)?;
-    for host in Host::ALL {
+    for host in lab.hosts() {
         let netns = lab.host(host);
-        println!("{} (namespace {})", host.name(), netns.name());
+        println!("{host} (namespace {})", netns.name());
         for line in netns
             .ip("-brief -4 address")?
             .lines()
@@ -111,13 +216,23 @@ fn status(name: &str) -> Result<()> {
         {
             println!("    {line}");
         }
-        if matches!(host, Host::Client | Host::Gw) {
-            let control = Control::of(&lab, host)?;
-            match sh::output(&mut control.command(&["list-sas"])) {
-                Ok(list) => list.lines().for_each(|line| println!("    {line}")),
-                Err(_) => println!("    no daemon answers"),
+        match host {
+            Host::Client | Host::OtherClient(_) | Host::Gw => {
+                let control = Control::of(&lab, host)?;
+                match sh::output(&mut control.command(&["list-sas"])) {
+                    Ok(list) => list.lines().for_each(|line| println!("    {line}")),
+                    Err(_) => println!("    no daemon answers"),
+                }
+                println!("    ask it: {}", sh::show(&control.command(&["stats"])));
             }
-            println!("    ask it: {}", sh::show(&control.command(&["stats"])));
+            Host::Nat if lab.middle() != Middle::Router => match lab.nat()?.show() {
+                Ok(shown) => shown
+                    .to_string()
+                    .lines()
+                    .for_each(|line| println!("    {line}")),
+                Err(error) => println!("    {error:#}"),
+            },
+            Host::Nat | Host::Server => {}
         }
     }
     Ok(())
