@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +25,8 @@ use crate::{
 
 /// The server's TCP port.
 pub const PORT: u16 = 8080;
+/// Of a file at a pace: so many bytes at once.
+const PART: u64 = 1 << 16;
 /// Silence of the other side for that long is a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,8 +37,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serve that file as `/file` on every address of a host.
-    pub fn start(netns: &Netns, file: PathBuf) -> Result<Self> {
+    /// Serve that file as `/file` on every address of a host, each connection at no more than `pace`
+    /// bytes a second.
+    pub fn start(netns: &Netns, file: PathBuf, pace: Option<u64>) -> Result<Self> {
         let listener = netns.run(|| {
             let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
             listener.set_nonblocking(true)?;
@@ -49,7 +52,10 @@ impl Server {
             while !flag.load(Ordering::Relaxed) {
                 match listener.accept() {
                     // A client that goes away is its own affair: it reports what it got.
-                    Ok((stream, _)) => drop(answer(stream, &file)),
+                    Ok((stream, _)) => {
+                        let file = file.clone();
+                        thread::spawn(move || drop(answer(stream, &file, pace)));
+                    }
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                         thread::sleep(Duration::from_millis(5));
                     }
@@ -74,7 +80,7 @@ impl Drop for Server {
     }
 }
 
-fn answer(mut stream: TcpStream, file: &PathBuf) -> Result<()> {
+fn answer(mut stream: TcpStream, file: &Path, pace: Option<u64>) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -95,8 +101,21 @@ fn answer(mut stream: TcpStream, file: &PathBuf) -> Result<()> {
         stream,
         "HTTP/1.0 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {length}\r\n\r\n"
     )?;
-    io::copy(&mut file, &mut stream)?;
-    Ok(())
+    let Some(pace) = pace else {
+        io::copy(&mut file, &mut stream)?;
+        return Ok(());
+    };
+    let start = Instant::now();
+    let mut sent = 0;
+    loop {
+        let part = io::copy(&mut (&mut file).take(PART), &mut stream)?;
+        if part == 0 {
+            return Ok(());
+        }
+        sent += part;
+        let due = start + Duration::from_secs_f64(sent as f64 / pace as f64);
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
 }
 
 /// What a fetch has brought.

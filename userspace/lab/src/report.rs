@@ -1,6 +1,6 @@
 //! What the demo found, for machines (JSON) and for people (a table).
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -42,6 +42,15 @@ pub struct Report {
     pub cleartext_packets_on_wan: Option<u64>,
     /// Everything seen outside the NAT.
     pub capture: Option<Counts>,
+    /// Two clients behind a NAT that crashes: the longest time without an arrival from then on, ms,
+    /// by client and direction; null: nothing arrived any more. None: that part did not run.
+    pub nat_crash_outage_ms: Option<BTreeMap<String, Outage>>,
+    /// Their downloads, during which that happened, came with the right SHA-256.
+    pub nat_crash_files_ok: Option<bool>,
+    /// Packets lost while both clients rekeyed under probes both ways.
+    pub rekey_lost_packets: Option<usize>,
+    /// What brought their tunnels back, by kind, as the clients' daemons count it.
+    pub recoveries: Option<BTreeMap<String, u64>>,
     /// Why `ok` is false.
     pub failures: Vec<String>,
     #[serde(skip)]
@@ -61,11 +70,23 @@ pub struct Crash {
     pub proven_again_ms: u64,
 }
 
+/// In milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Outage {
+    /// From the client to the server.
+    pub c2s: Option<u64>,
+    /// From the server to the client.
+    pub s2c: Option<u64>,
+}
+
 #[derive(Debug)]
-struct Row {
-    good: bool,
-    what: &'static str,
-    result: String,
+enum Row {
+    Heading(&'static str),
+    Result {
+        good: bool,
+        what: String,
+        result: String,
+    },
 }
 
 impl Report {
@@ -86,12 +107,24 @@ impl Report {
     }
 
     /// One line of the table; a bad one is a failure.
-    pub fn row(&mut self, good: bool, what: &'static str, result: impl Into<String>) {
-        let result = result.into();
+    pub fn row(&mut self, good: bool, what: impl Into<String>, result: impl Into<String>) {
+        let (what, result) = (what.into(), result.into());
         if !good {
             self.failures.push(format!("{what}: {result}"));
         }
-        self.rows.push(Row { good, what, result });
+        self.rows.push(Row::Result { good, what, result });
+    }
+
+    /// What the rows that follow are about.
+    pub fn heading(&mut self, what: &'static str) {
+        self.rows.push(Row::Heading(what));
+    }
+
+    /// An error that ended a part.
+    pub fn note(&mut self, result: Result<()>) {
+        if let Err(error) = result {
+            self.failures.insert(0, format!("{error:#}"));
+        }
     }
 
     /// For machines.
@@ -105,13 +138,20 @@ impl Report {
         let width = self
             .rows
             .iter()
-            .map(|row| row.what.chars().count())
+            .filter_map(|row| match row {
+                Row::Heading(_) => None,
+                Row::Result { what, .. } => Some(what.chars().count()),
+            })
             .max()
             .unwrap_or(0);
-        println!();
-        for Row { good, what, result } in &self.rows {
-            let mark = if *good { "✓" } else { "✗" };
-            println!("  {mark} {what:<width$}   {result}");
+        for row in &self.rows {
+            match row {
+                Row::Heading(what) => println!("\n  {what}"),
+                Row::Result { good, what, result } => {
+                    let mark = if *good { "✓" } else { "✗" };
+                    println!("  {mark} {what:<width$}   {result}");
+                }
+            }
         }
         println!();
         for failure in &self.failures {
@@ -162,6 +202,9 @@ mod tests {
             "file_ok",
             "xdp_mode",
             "cleartext_packets_on_wan",
+            "nat_crash_outage_ms",
+            "rekey_lost_packets",
+            "recoveries",
         ] {
             assert!(json.get(field).is_some(), "{field}");
         }

@@ -68,7 +68,7 @@ fn the_leak_check_sees_plain_traffic() {
     let marker = payload::new_marker().unwrap();
     let file = dir.path().join("file");
     let sum = payload::write_file(&file, 4 << 20, &marker).unwrap();
-    let _http = http::Server::start(lab.host(Host::Server), file).unwrap();
+    let _http = http::Server::start(lab.host(Host::Server), file, None).unwrap();
     let evidence = dir.path().join("leaked.pcap");
     let capture = Capture::start(
         lab.host(Host::Nat),

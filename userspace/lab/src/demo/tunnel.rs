@@ -1,25 +1,25 @@
-//! The demo: a tunnel through a NAT, real traffic, a crash, and a look at the wire.
+//! The first act: one client, real traffic, a daemon that is killed, and a look at the wire.
 
 use std::{
     fs,
     net::Ipv4Addr,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use clap::Args;
 
+use super::{Options, PATIENCE, leave, millis, say};
 use crate::{
     capture::{Capture, Counts},
-    daemon::{self, Daemon, Encap, Settings},
+    daemon::{self, Daemon, Encap},
     flow::Flow,
     http, interrupt,
     iperf::{self, Direction},
     payload,
     ping::ping,
     report::{Crash, Report, thousands},
-    topology::{self, CLIENT_INNER, GATEWAY_WAN, Host, Lab, NAT_WAN, PROTECTED_NET, SERVER},
+    topology::{CLIENT_INNER, GATEWAY_WAN, Host, Lab, NAT_WAN, PROTECTED_NET, SERVER},
 };
 
 const PINGS: u16 = 200;
@@ -30,55 +30,34 @@ const ESP_AT_LEAST: u64 = 2000;
 const DEAD: Duration = Duration::from_secs(2);
 /// Fewer attempts than that while the daemon is dead prove nothing.
 const ATTEMPTS_AT_LEAST: u64 = 200;
-/// For a daemon to start, and for the tunnel to be proven.
-const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What the demo may be told.
-#[derive(Args)]
-pub struct Options {
-    #[command(flatten)]
-    settings: Settings,
-    /// Write the results to FILE
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// How long each TCP measurement takes
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    seconds: u32,
-    /// Take the tunnel's routes away once it is up: the leak check must then fail
-    #[arg(long)]
-    without_routes: bool,
-    /// Leave the lab and its daemons standing afterwards, also after a failure
-    #[arg(long)]
-    keep: bool,
-    /// Namespaces are called NAME-client and so on
-    #[arg(long, default_value = "mitregate-demo")]
-    name: String,
-    /// Where the logs go; without it they are kept after a failure only
-    #[arg(long, value_name = "DIR")]
-    logs: Option<PathBuf>,
-}
-
-/// True when everything was as it should be.
-pub fn run(options: &Options) -> Result<bool> {
-    let logs = topology::log_dir(&options.name, options.logs.as_deref())?;
-    let mut report = Report::of(&options.settings);
+/// Lab up, scenario, daemons and lab down.
+pub(super) fn run(options: &Options, logs: &Path, report: &mut Report) -> Result<()> {
+    daemon::binary()?;
     print!("{}", picture(options.settings.encap));
-    if let Err(error) = in_lab(options, &logs, &mut report) {
-        report.failures.insert(0, format!("{error:#}"));
+    report.heading("one client behind the kernel's NAT");
+    say("making four hosts in network namespaces");
+    let lab = Lab::up(&options.name)?;
+    daemon::configure(&lab, &options.settings)?;
+    let marker = payload::new_marker()?;
+    let mut demo = Demo {
+        options,
+        lab: &lab,
+        logs,
+        marker,
+        report,
+        client: None,
+        gateway: None,
+    };
+    let result = demo.scenario();
+    if options.keep {
+        let daemons = demo.client.take().into_iter().chain(demo.gateway.take());
+        leave(lab, daemons)?;
+        return result;
     }
-    let _ = fs::remove_file(logs.join("file"));
-    report.ok = report.failures.is_empty();
-    report.print();
-    if let Some(path) = &options.json {
-        report.write_json(path)?;
-    }
-    let useless = report.ok || interrupt::check().is_err();
-    if useless && options.logs.is_none() && !options.keep {
-        topology::remove_logs(&logs);
-    } else {
-        println!("logs are in {}", logs.display());
-    }
-    Ok(report.ok)
+    result?;
+    demo.end_daemons();
+    lab.take_down()
 }
 
 fn picture(encap: Encap) -> String {
@@ -97,44 +76,6 @@ fn picture(encap: Encap) -> String {
     )
 }
 
-fn say(what: &str) {
-    println!("  … {what}");
-}
-
-/// Lab up, scenario, daemons and lab down.
-fn in_lab(options: &Options, logs: &Path, report: &mut Report) -> Result<()> {
-    daemon::binary()?;
-    say("making four hosts in network namespaces");
-    let lab = Lab::up(&options.name)?;
-    daemon::configure(&lab, &options.settings)?;
-    let marker = payload::new_marker()?;
-    let mut demo = Demo {
-        options,
-        lab: &lab,
-        logs,
-        marker,
-        report,
-        client: None,
-        gateway: None,
-    };
-    let result = demo.scenario();
-    if options.keep {
-        [demo.client.take(), demo.gateway.take()]
-            .into_iter()
-            .flatten()
-            .for_each(Daemon::leave);
-        println!(
-            "  … left standing; `lab down --name {}` takes it down",
-            options.name
-        );
-        lab.keep()?;
-        return result;
-    }
-    result?;
-    demo.end_daemons();
-    lab.take_down()
-}
-
 struct Demo<'a> {
     options: &'a Options,
     lab: &'a Lab,
@@ -150,7 +91,7 @@ impl Demo<'_> {
         let server = self.lab.host(Host::Server);
         let file = self.logs.join("file");
         let sum = payload::write_file(&file, FILE_BYTES, &self.marker)?;
-        let _http = http::Server::start(server, file)?;
+        let _http = http::Server::start(server, file, None)?;
         let _iperf = iperf::Server::start(server, &self.logs.join("iperf3.log"))?;
         let capture = Capture::start(
             self.lab.host(Host::Nat),
@@ -160,6 +101,7 @@ impl Demo<'_> {
             self.logs.join("leaked.pcap"),
         )?;
         let result = self.traffic(&sum);
+        let _ = fs::remove_file(self.logs.join("file"));
         // Whatever happened: what was on the wire?
         say("counting what was on the wire");
         let counts = capture.stop()?;
@@ -400,8 +342,4 @@ impl Demo<'_> {
         self.report
             .row(error.is_none(), "both daemons ended in order", text);
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
