@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
 use mitregate_wire::eth::Frame;
-use mitregate_wire::frame::{emit_udp, parse_udp};
+use mitregate_wire::frame::{emit_esp, emit_udp, parse_esp, parse_udp};
 use mitregate_wire::ip::{Packet, TrafficClass, decrement_hop_limit, set_traffic_class};
 use mitregate_wire::udp::{Datagram, NatT};
 use mitregate_wire::{icmp, ipv4};
@@ -16,6 +16,11 @@ fuzz_target!(|bytes: &[u8]| {
         let mut out = vec![0; bytes.len() + 64];
         let len = emit_udp(&frame, &mut out).expect("what was parsed has room");
         assert_eq!(parse_udp(&out[..len]), Ok(frame));
+    }
+    if let Ok(frame) = parse_esp(bytes) {
+        let mut out = vec![0; bytes.len() + 64];
+        let len = emit_esp(&frame, &mut out).expect("what was parsed has room");
+        assert_eq!(parse_esp(&out[..len]), Ok(frame));
     }
     // Checksums are hard to guess: the layers below are tried on their own as well.
     if let Ok(frame) = Frame::new_checked(bytes) {

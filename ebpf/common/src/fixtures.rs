@@ -219,6 +219,11 @@ fn esp() -> Vec<u8> {
     packet
 }
 
+/// A plain ESP ping: a reserved SPI, sequence number 0, and ESP Echo's header without data.
+fn plain_ping(spi: u8, sub_type: u8) -> Vec<u8> {
+    vec![0, 0, 0, spi, 0, 0, 0, 0, sub_type, 0, 0, 0, 0, 1, 0, 1]
+}
+
 /// Enough of an IKE header to look like one.
 fn ike() -> Vec<u8> {
     vec![0x11; 28]
@@ -294,6 +299,8 @@ fn ipv4() -> Vec<Row> {
     version[14] = 0x65;
     vec![
         ("ipv4 esp", Esp, V4::new(ESP).frame(&esp())),
+        ("ipv4 plain esp ping, request", Esp, V4::new(ESP).frame(&plain_ping(7, 2))),
+        ("ipv4 plain esp ping, response", Esp, V4::new(ESP).frame(&plain_ping(8, 3))),
         ("ipv4 esp, 4 bytes of options", Esp, options(4).frame(&esp())),
         ("ipv4 esp, 40 bytes of options", Esp, options(40).frame(&esp())),
         ("ipv4 esp without a body, padded", Esp, padded(V4::new(ESP).frame(&[]), 0)),
@@ -428,6 +435,8 @@ fn ipv6() -> Vec<Row> {
     vec![
         ("ipv6 esp", Esp, V6::new(ESP).frame(&esp())),
         ("ipv6 esp for a neighbour", NotForUs, V6::new(ESP).to(OTHER6).frame(&esp())),
+        ("ipv6 plain esp ping, request", Esp, V6::new(ESP).frame(&plain_ping(7, 2))),
+        ("ipv6 plain esp ping, response", Esp, V6::new(ESP).frame(&plain_ping(8, 3))),
         ("ipv6 esp after hop-by-hop options", Esp, chain(0, &[&extension(ESP, 1), &esp()])),
         ("ipv6 esp after the longest header", Esp, chain(60, &[&extension(ESP, 255), &esp()])),
         ("ipv6 esp after six headers", Esp, chain(0, &[&six, &esp()])),

@@ -19,7 +19,7 @@
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::esp::Spi;
+use crate::esp::{self, Spi};
 use crate::{WireError, split, split_mut};
 
 /// AGGFRAG_PAYLOAD, whose sub-types ESP Echo extends (RFC 9347 §6.1).
@@ -160,4 +160,68 @@ impl<'a> Echo<'a> {
             .copy_from_slice(self.data);
         Ok(self.emitted_len())
     }
+}
+
+/// The plain, unauthenticated form: an ESP packet whose reserved SPI says which way it goes, with ESP
+/// Echo in clear behind the ESP header. It tells whether a path passes protocol 50, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlainEcho<'a> {
+    /// ESP sequence number; 0 in a response.
+    pub sequence: u32,
+    /// A request never has a return SPI: there is no SA.
+    pub echo: Echo<'a>,
+}
+
+impl<'a> PlainEcho<'a> {
+    /// Reads a whole ESP packet. The SPI must agree with the sub-type, and the data be there that the
+    /// length announces; bytes behind them are padding. Another SPI is [`WireError::BadVersion`].
+    pub fn new_checked(packet: &'a [u8]) -> Result<Self, WireError> {
+        let packet = esp::Packet::new_checked(packet)?;
+        let sequence = packet.sequence();
+        let spi = packet.raw_spi();
+        if !is_plain_spi(spi) {
+            return Err(WireError::BadVersion);
+        }
+        let echo = Echo::new_checked(packet.body())?;
+        let right = match echo.kind {
+            Kind::Request { return_spi } => spi == PLAIN_REQUEST_SPI && return_spi.is_none(),
+            Kind::Response => spi == PLAIN_RESPONSE_SPI && sequence == 0,
+        };
+        if right {
+            Ok(Self { sequence, echo })
+        } else {
+            Err(WireError::Malformed)
+        }
+    }
+
+    /// The response to a request, never longer than that. `None` for a response.
+    #[must_use]
+    pub fn response(&self) -> Option<Self> {
+        let echo = self.echo.response()?;
+        Some(Self { sequence: 0, echo })
+    }
+
+    /// Bytes that [`PlainEcho::emit`] writes.
+    #[must_use]
+    pub fn emitted_len(&self) -> usize {
+        esp::HEADER_LEN + self.echo.emitted_len()
+    }
+
+    /// Writes the whole ESP packet to the start of `out` and returns its length.
+    pub fn emit(&self, out: &mut [u8]) -> Result<usize, WireError> {
+        let spi = match self.echo.kind {
+            Kind::Request { return_spi: None } => PLAIN_REQUEST_SPI,
+            Kind::Request { .. } => return Err(WireError::Malformed),
+            Kind::Response => PLAIN_RESPONSE_SPI,
+        };
+        let at = esp::emit_header(spi, self.sequence, out)?;
+        let rest = out.get_mut(at..).ok_or(WireError::NoRoom)?;
+        Ok(at + self.echo.emit(rest)?)
+    }
+}
+
+/// Whether an SPI is one of the two of [`PlainEcho`].
+#[must_use]
+pub const fn is_plain_spi(spi: u32) -> bool {
+    spi == PLAIN_REQUEST_SPI || spi == PLAIN_RESPONSE_SPI
 }

@@ -1,4 +1,4 @@
-//! Whole frames at once: Ethernet, IP and UDP.
+//! Whole frames at once: Ethernet, IP and UDP or ESP.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -188,6 +188,64 @@ pub fn parse_icmp_error(bytes: &[u8]) -> Result<OuterError, WireError> {
         dst: SocketAddr::new(quoted.dst, ports.1),
         spi,
         next_hop_mtu: message.next_hop_mtu(),
+    })
+}
+
+/// An ESP packet over IP (protocol 50) with everything around it; what [`emit_esp`] writes and
+/// [`parse_esp`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EspFrame<'a> {
+    /// As in [`UdpFrame`].
+    pub eth: eth::Header,
+    /// Source.
+    pub src: IpAddr,
+    /// Destination, of the same family.
+    pub dst: IpAddr,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// DSCP and ECN.
+    pub traffic_class: TrafficClass,
+    /// From the SPI on.
+    pub packet: &'a [u8],
+}
+
+/// Writes the whole frame to the start of `out` and returns its length.
+pub fn emit_esp(frame: &EspFrame<'_>, out: &mut [u8]) -> Result<usize, WireError> {
+    let eth = eth::Header {
+        ether_type: ether_type(frame.dst),
+        ..frame.eth
+    };
+    let mut at = eth.emit(out)?;
+    let class = (frame.hop_limit, frame.traffic_class);
+    let len = frame.packet.len();
+    let addresses = (frame.src, frame.dst);
+    at += emit_ip(addresses, protocol::ESP, class, len, &mut out[at..])?;
+    let room = out.get_mut(at..at + len).ok_or(WireError::NoRoom)?;
+    room.copy_from_slice(frame.packet);
+    Ok(at + len)
+}
+
+/// Reads a frame that must be unfragmented ESP over IP.
+pub fn parse_esp(bytes: &[u8]) -> Result<EspFrame<'_>, WireError> {
+    let frame = eth::Frame::new_checked(bytes)?;
+    let packet = ip::Packet::new_checked(frame.payload())?;
+    if frame.ether_type() != ether_type(packet.dst()) || packet.protocol() != protocol::ESP {
+        return Err(WireError::BadVersion);
+    }
+    let header_ok = match &packet {
+        ip::Packet::V4(packet) => packet.checksum_ok(),
+        ip::Packet::V6(_) => true,
+    };
+    if !header_ok || packet.is_fragment() {
+        return Err(WireError::Malformed);
+    }
+    Ok(EspFrame {
+        eth: *frame.header(),
+        src: packet.src(),
+        dst: packet.dst(),
+        hop_limit: packet.hop_limit(),
+        traffic_class: packet.traffic_class(),
+        packet: packet.payload(),
     })
 }
 

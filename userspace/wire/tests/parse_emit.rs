@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use mitregate_wire::echo::{self, Echo, Kind};
+use mitregate_wire::echo::{self, Echo, Kind, PlainEcho};
 use mitregate_wire::esp::{self, Spi};
 use mitregate_wire::eth::{EtherType, Frame, MacAddr, VlanTag};
-use mitregate_wire::frame::{UdpFrame, emit_udp, parse_udp};
+use mitregate_wire::frame::{EspFrame, UdpFrame, emit_esp, emit_udp, parse_esp, parse_udp};
 use mitregate_wire::ip::{Ecn, Packet, TrafficClass, decrement_hop_limit, set_traffic_class};
 use mitregate_wire::udp::NatT;
 use mitregate_wire::{WireError, eth, icmp, ipv4, ipv6, udp};
@@ -246,6 +246,43 @@ proptest! {
     }
 
     #[test]
+    fn plain_echo_in_its_frame(
+        eth in eth_header(), (src, dst) in socket_pair(), request: bool, sequence: u32, id: u16,
+        seq: u16, data in bytes(600), padding in bytes(20),
+    ) {
+        let kind = if request { Kind::Request { return_spi: None } } else { Kind::Response };
+        let sequence = if request { sequence } else { 0 };
+        let plain = PlainEcho { sequence, echo: Echo { kind, id, seq, data: &data } };
+        let mut packet = vec![0; plain.emitted_len()];
+        prop_assert_eq!(plain.emit(&mut packet), Ok(packet.len()));
+        for short in 0..packet.len() {
+            prop_assert!(PlainEcho::new_checked(&packet[..short]).is_err());
+            prop_assert_eq!(plain.emit(&mut packet.clone()[..short]), Err(WireError::NoRoom));
+        }
+        if let Some(response) = plain.response() {
+            prop_assert!(response.emitted_len() <= packet.len() && response.sequence == 0);
+            prop_assert_eq!((response.echo.id, response.echo.seq), (id, seq));
+        }
+        prop_assert_eq!(plain.response().is_some(), request);
+
+        let eth = eth::Header {
+            ether_type: if src.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 }, ..eth
+        };
+        let (src, dst, traffic_class) = (src.ip(), dst.ip(), TrafficClass(0));
+        let frame = EspFrame { eth, src, dst, hop_limit: 64, traffic_class, packet: &packet };
+        let mut buf = vec![0; 800];
+        let len = emit_esp(&frame, &mut buf).unwrap();
+        for short in 0..len {
+            prop_assert_eq!(emit_esp(&frame, &mut vec![0; short]), Err(WireError::NoRoom));
+            prop_assert!(parse_esp(&buf[..short]).is_err());
+        }
+        buf.truncate(len);
+        buf.extend(padding);
+        prop_assert_eq!(parse_esp(&buf), Ok(frame));
+        prop_assert!(parse_udp(&buf).is_err());
+    }
+
+    #[test]
     fn icmp_echo((src, dst) in socket_pair(), request: bool, id: u16, seq: u16, data in bytes(60)) {
         let (src, dst) = (src.ip(), dst.ip());
         let echo = icmp::Echo { request, id, seq, data: &data };
@@ -275,11 +312,46 @@ proptest! {
             prop_assert!(datagram.payload().len() + 8 <= bytes.len());
         }
         let _ = (parse_udp(&bytes), NatT::new_checked(&bytes), Echo::new_checked(&bytes));
+        let _ = (parse_esp(&bytes), PlainEcho::new_checked(&bytes));
         let _ = icmp::quoted_header(&bytes);
         for here in [IpAddr::from([192, 0, 2, 1]), IpAddr::from([1; 8])] {
             let _ = icmp::emit_error(here, icmp::Problem::HopLimit, &bytes, &mut [0; 1500]);
         }
     }
+}
+
+/// A plain ESP ping that lies about what it is or how long, is no request or response.
+#[test]
+fn plain_echoes_that_lie_are_refused() {
+    const REQUEST: [u8; 20] = [
+        0, 0, 0, 7, 0, 0, 0, 9, 2, 0, 0, 4, 0, 1, 0, 2, b'd', b'a', b't', b'a',
+    ];
+    let mut response = REQUEST;
+    (response[3], response[7], response[8]) = (8, 0, 3);
+    let asked = PlainEcho::new_checked(&REQUEST).unwrap();
+    let mut out = [0; 20];
+    asked.response().unwrap().emit(&mut out).unwrap();
+    assert_eq!(out, response);
+    assert!(
+        PlainEcho::new_checked(&response)
+            .unwrap()
+            .response()
+            .is_none()
+    );
+    let changed = |base: [u8; 20], at: usize, to: u8| {
+        let mut bytes = base;
+        bytes[at] = to;
+        PlainEcho::new_checked(&bytes).map(|_| ())
+    };
+    // The SPI of a response, and of no ping at all; a response, and something unknown, to SPI 7.
+    assert_eq!(changed(REQUEST, 3, 8), Err(WireError::Malformed));
+    assert_eq!(changed(REQUEST, 3, 9), Err(WireError::BadVersion));
+    assert_eq!(changed(REQUEST, 8, 3), Err(WireError::Malformed));
+    assert_eq!(changed(REQUEST, 8, 1), Err(WireError::BadVersion));
+    // More data than arrived, a return SPI (256 and up names an SA), a response with a sequence number.
+    assert_eq!(changed(REQUEST, 11, 5), Err(WireError::Truncated));
+    assert!(changed(REQUEST, 9, 0x80).is_err());
+    assert_eq!(changed(response, 7, 1), Err(WireError::Malformed));
 }
 
 #[test]
