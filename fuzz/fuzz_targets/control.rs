@@ -265,10 +265,20 @@ impl World {
         let (tunnel, epoch) =
             known.unwrap_or((TunnelId(u32::from(epoch)), EpochId(u64::from(epoch))));
         let [local, remote] = self.ends;
-        let (from, to) = match which & 0x80 {
+        let (mut from, mut to) = match which & 0x80 {
             0 => (remote, local),
             _ => ("198.51.100.7:4500".parse().unwrap(), local),
         };
+        // By plain ESP.
+        if which & 0x40 != 0 {
+            from.set_port(0);
+            to.set_port(0);
+        }
+        if which & 0x20 != 0 {
+            let (here, there) = (to.ip(), from.ip());
+            self.control.handle_plain_echo(self.now, here, there, bytes);
+            return self.drain();
+        }
         let pinged = self.ping.clone().unwrap_or_default();
         let mut answer = [0; 1200];
         let answered = Echo::new_checked(&pinged)

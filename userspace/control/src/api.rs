@@ -1,5 +1,6 @@
 //! What goes into [`Control`](crate::Control) and what comes out.
 
+use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::sync::Arc;
@@ -232,13 +233,14 @@ pub struct Install {
 
 /// What to do, in order.
 pub enum Output {
-    /// Send a UDP datagram: IKE (its non-ESP marker included) or a NAT keepalive.
+    /// Send a UDP datagram: IKE (its non-ESP marker included) or a NAT keepalive. From port 0: a plain ESP
+    /// ping, straight over IP.
     Transmit {
         /// From.
         local: SocketAddr,
         /// To.
         remote: SocketAddr,
-        /// UDP payload.
+        /// UDP payload, or the whole ESP packet.
         payload: Vec<u8>,
     },
     /// Take a tunnel into the policy; its packets are held until an epoch is activated.
@@ -265,6 +267,8 @@ pub enum Output {
         epoch: EpochId,
         /// ESP next header.
         next_header: u8,
+        /// The way that this packet takes; `None`: that of the epoch.
+        via: Option<Outer>,
         /// What ESP protects.
         payload: Vec<u8>,
     },
@@ -286,6 +290,35 @@ pub enum Output {
     },
     /// For lists, waiters and monitors. What deserves a log line was logged already.
     Event(ControlEvent),
+}
+
+/// Why an epoch's encapsulation has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncapChange {
+    /// A ping of ours by plain ESP was answered.
+    Proven,
+    /// A ping of ours was lost.
+    PingLost,
+    /// The client has gone back to UDP.
+    PeerChanged,
+}
+
+impl EncapChange {
+    /// The word in logs and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::PingLost => "ping-lost",
+            Self::PeerChanged => "peer-changed",
+        }
+    }
+}
+
+impl fmt::Display for EncapChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// What happened.
@@ -318,6 +351,17 @@ pub enum ControlEvent {
         addresses: Vec<IpAddr>,
         /// DNS servers that the peer told.
         dns: Vec<IpAddr>,
+    },
+    /// An epoch's packets take another encapsulation from now on; its SAs stay.
+    EncapChanged {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Which epoch.
+        epoch: EpochId,
+        /// How they travel now.
+        to: Encap,
+        /// Why.
+        why: EncapChange,
     },
     /// Something in a tunnel's gate.
     Gate {

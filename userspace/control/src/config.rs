@@ -136,6 +136,8 @@ pub struct Mobility {
     pub follow: Follow,
     /// Follow a peer although we are behind a NAT ourselves: when its new address has answered.
     pub follow_behind_nat: bool,
+    /// Ask for plain ESP behind a NAT, too, with a peer that is configured so as well.
+    pub probe_behind_nat: bool,
     /// [`ConnectionConfig::local_addrs`] are whatever addresses the outer interface has, and change
     /// with it ([`Command::AddressesChanged`](crate::Command::AddressesChanged)).
     pub any_local: bool,
@@ -148,6 +150,7 @@ impl Default for Mobility {
             return_routability: true,
             follow: Follow::default(),
             follow_behind_nat: false,
+            probe_behind_nat: false,
             any_local: false,
         }
     }

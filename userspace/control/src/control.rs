@@ -16,6 +16,7 @@ use rand_core::CryptoRng;
 use tracing::debug;
 
 use crate::directory::Responders;
+use crate::encap::PlainPings;
 use crate::half_open::Callers;
 use crate::path::Sign;
 use crate::pools::Pools;
@@ -54,6 +55,7 @@ pub struct Control {
     /// Tunnels at a time, for which the workers have room.
     pub(crate) tunnel_limit: usize,
     pub(crate) doorman: Doorman,
+    pub(crate) plain_pings: PlainPings,
     pub(crate) callers: Callers,
     pub(crate) next_session: u64,
     pub(crate) next_epoch: u64,
@@ -120,6 +122,7 @@ impl Control {
             strangers: config.strangers,
             tunnel_limit,
             doorman,
+            plain_pings: PlainPings::default(),
             callers: Callers::default(),
             next_session: 0,
             next_epoch: 0,
@@ -200,7 +203,9 @@ impl Control {
                 if new_highest {
                     self.follow(now, at, epoch, (to, from), Sign::Ping);
                 }
-                self.gate(now, at, Input::Echo { epoch, echo });
+                if !self.way_answered(now, at, epoch, &echo) {
+                    self.gate(now, at, Input::Echo { epoch, echo });
+                }
             }
             DataEvent::FirstInbound {
                 tunnel,

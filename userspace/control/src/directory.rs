@@ -44,6 +44,7 @@ fn ike_config(connection: &ConnectionConfig, first: usize, own: Vec<IpAddr>) -> 
         resumption: connection.resumption,
         announce: Announce {
             esp_echo: connection.gate.mode.uses_echo(),
+            probes_behind_nat: connection.mobility.probe_behind_nat,
             owns_rekeys: connection.gate.role == Role::Client
                 && connection.gate.mode != GateMode::Off,
         },

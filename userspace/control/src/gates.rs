@@ -8,12 +8,13 @@ use mitregate_esp::{InboundSa, OutboundSa, SaCounters};
 use mitregate_gate::{
     GateEvent, GateMode, Input, Installed, Output as GateOutput, Proven, Role, State, UserPingEvent,
 };
-use mitregate_ike::{ChildSa, IkeSa, SpiAllocator};
+use mitregate_ike::{ChildSa, Encap, IkeSa, SpiAllocator};
 use mitregate_wire::echo;
 use mitregate_wire::esp::Spi;
 use tracing::{debug, info, warn};
 
 use crate::control::tunnel_id;
+use crate::encap::{Ways, udp_ends};
 use crate::list::ms;
 use crate::session::SessionId;
 use crate::tunnel::{Connection, Epoch, Goal, Tunnel, outer};
@@ -40,17 +41,22 @@ impl Control {
         let Some(session) = self.sessions.get(&id) else {
             return;
         };
-        let (path, caps) = {
-            let outer = outer(child.encap, session.local, session.remote);
-            (
-                outer,
-                session
-                    .established
-                    .as_ref()
-                    .map(|e| e.peer_caps)
-                    .unwrap_or_default(),
-            )
+        let established = session.established.as_ref();
+        let caps = established.map(|e| e.peer_caps).unwrap_or_default();
+        let ways = Ways {
+            by_proof: caps.encap_by_proof,
+            behind_nat: caps.probes_behind_nat,
+            base: child.encap,
+            udp: udp_ends(session.local, session.remote),
+            doubtful: false,
         };
+        let ends = (session.local.ip(), session.remote.ip());
+        let dark = ways.by_proof && self.connections[index].plain_esp.is_dark(ends);
+        let encap = match ways.udp {
+            Some(_) if dark => Encap::Udp,
+            _ => child.encap,
+        };
+        let path = outer(encap, session.local, session.remote);
         let tunnel = &mut self.tunnels[at];
         tunnel.requested = None;
         self.connections[index].retry.reset();
@@ -100,6 +106,7 @@ impl Control {
                 spi_out: child.spi_out,
                 cipher: child.suite,
                 outer: path,
+                ways,
                 local_ts: child.local_ts,
                 remote_ts: child.remote_ts,
                 counters,
@@ -145,6 +152,7 @@ impl Control {
                         tunnel,
                         epoch,
                         next_header,
+                        via: None,
                         payload,
                     });
                 }
@@ -172,6 +180,15 @@ impl Control {
                 GateOutput::Delete { epoch } => self.delete_epoch(now, at, epoch),
                 GateOutput::Retire { epoch } => self.retire(now, at, epoch),
                 GateOutput::Event(event) => {
+                    match event {
+                        GateEvent::PingLost { epoch, in_a_row } => {
+                            self.ping_lost(now, at, epoch, in_a_row);
+                        }
+                        GateEvent::PingAnswered { epoch, .. } => {
+                            self.ping_answered(now, at, epoch);
+                        }
+                        _ => {}
+                    }
                     if let GateEvent::State {
                         epoch,
                         from: State::Suspect,
@@ -189,6 +206,7 @@ impl Control {
 
     fn activate(&mut self, now: Duration, at: usize, proven: Proven) {
         let Some(id) = tunnel_id(at) else { return };
+        let epoch = proven.epoch();
         let tunnel = &mut self.tunnels[at];
         tunnel.retry.reset();
         tunnel.data_waiting = false;
@@ -199,6 +217,7 @@ impl Control {
         info!(tunnel = tunnel.name, epoch = %proven.epoch(), proof = %proven.proof(), "tunnel is up");
         self.outputs
             .push_back(Output::Activate { tunnel: id, proven });
+        self.consider_plain_esp(now, at, epoch);
         self.look_idle(now, at);
         for (ticket, _) in up {
             self.event(ControlEvent::Finished { ticket });
@@ -340,6 +359,7 @@ impl Control {
                 self.rekey_due(now, at, epoch);
             }
         }
+        self.encap_timeout(now, at);
         self.look_idle(now, at);
     }
 

@@ -24,6 +24,7 @@ mod commands;
 mod config;
 mod control;
 mod directory;
+mod encap;
 mod gates;
 mod half_open;
 mod idle;
@@ -47,8 +48,8 @@ mod view;
 mod watch;
 
 pub use api::{
-    AddTunnel, Command, CommandError, ControlEvent, DataEvent, Datagram, Install, Outer, Output,
-    Ticket,
+    AddTunnel, Command, CommandError, ControlEvent, DataEvent, Datagram, EncapChange, Install,
+    Outer, Output, Ticket,
 };
 pub use config::{
     ChildConfig, Config, ConfigError, ConnectionConfig, Follow, Mobility, PoolConfig, StartAction,
@@ -68,6 +69,6 @@ pub use mitregate_ike::{
 };
 pub use tunnel::RETRY_MAX;
 pub use view::{
-    ActionView, ConnectionView, EpochView, GateCountersView, IkeSaView, LeaseView, ListView,
-    PoolView, RecoveriesView, SelectorView, TunnelView,
+    ActionView, ConnectionView, EncapView, EpochView, GateCountersView, IkeSaView, LeaseView,
+    ListView, PoolView, RecoveriesView, SelectorView, TunnelView,
 };

@@ -10,8 +10,8 @@ use crate::control::tunnel_id;
 use crate::session::Session;
 use crate::tunnel::{Connection, Tunnel};
 use crate::{
-    ActionView, ConnectionView, Control, EpochView, IkeSaView, ListView, PoolView, SelectorView,
-    TunnelView,
+    ActionView, ConnectionView, Control, EncapView, EpochView, IkeSaView, ListView, PoolView,
+    SelectorView, TunnelView,
 };
 
 impl Control {
@@ -125,6 +125,14 @@ impl Control {
             bytes_out: totals.bytes_out,
             gate: tunnel.gate.counters().into(),
             black_hole_ms: ms(tunnel.gate.black_hole(now), Duration::ZERO),
+            encap: EncapView {
+                to_esp: tunnel.encap.counters.to_esp,
+                to_udp: tunnel.encap.counters.to_udp,
+                pings_sent: tunnel.encap.counters.pings_sent,
+                answered: tunnel.encap.counters.answered,
+                unanswered: tunnel.encap.counters.unanswered,
+                ask_in_ms: tunnel.encap.next().map(|at| ms(at, now)),
+            },
             last_action: tunnel.gate.last_action().map(|last| ActionView {
                 text: last.action.to_string(),
                 ago_ms: ms(now, last.at),
@@ -162,6 +170,7 @@ fn epoch_view(
             Encap::Esp => "esp",
             Encap::Udp => "udp",
         },
+        encap_asks: tunnel.encap.asks(view.epoch),
         local: epoch.outer.local.to_string(),
         remote: epoch.outer.remote.to_string(),
         rekey_in_ms: epoch.rekey_at.map(|at| ms(at, now)),

@@ -11,6 +11,7 @@ use mitregate_ike::{Encap, IkeSa, Nat};
 use tracing::{debug, info};
 
 use crate::directory::Responders;
+use crate::encap::udp_ends;
 use crate::session::SessionId;
 use crate::tunnel::outer;
 use crate::{ConnectionConfig, Control, Follow, Output};
@@ -59,7 +60,11 @@ impl Control {
             let client = tunnel.gate.config().role == Role::Client;
             let mut moved = false;
             for epoch in of_session {
-                moved |= self.move_epoch(at, epoch, encap, local, remote);
+                moved |= self.move_with_ike(at, epoch, encap, local, remote);
+            }
+            let active = self.tunnels[at].gate.active();
+            if let Some(epoch) = active.filter(|_| moved) {
+                self.consider_plain_esp(now, at, epoch);
             }
             // The new way has to be proven, and the ping shows the server where we are.
             if moved && client {
@@ -83,8 +88,36 @@ impl Control {
         self.reauthenticate(id);
     }
 
+    /// An epoch goes where its IKE SA goes. Between the same addresses as before, what a ping has said of
+    /// protocol 50 still holds.
+    fn move_with_ike(
+        &mut self,
+        at: usize,
+        epoch: EpochId,
+        encap: Encap,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> bool {
+        let Some(e) = self.tunnels[at].epochs.get_mut(&epoch) else {
+            return false;
+        };
+        let ends = (e.outer.local.ip(), e.outer.remote.ip());
+        let here = ends == (local.ip(), remote.ip()) && e.ways.base == encap;
+        let before = e.ways.udp;
+        e.ways.base = encap;
+        e.ways.udp = udp_ends(local, remote);
+        let shown = e.ways.udp != before;
+        let encap = if e.ways.by_proof && here {
+            e.outer.encap
+        } else {
+            e.ways.doubtful = false;
+            encap
+        };
+        self.move_epoch(at, epoch, encap, local, remote) || shown
+    }
+
     /// Changes where an epoch's packets go. Whether that was a change.
-    fn move_epoch(
+    pub(crate) fn move_epoch(
         &mut self,
         at: usize,
         epoch: EpochId,
@@ -101,6 +134,9 @@ impl Control {
         let moved = outer(encap, local, remote);
         if moved == e.outer {
             return false;
+        }
+        if encap == Encap::Udp {
+            e.ways.udp = Some((local, remote));
         }
         e.outer = moved;
         self.outputs.push_back(Output::MovePeer {
@@ -125,9 +161,15 @@ impl Control {
         let Some(e) = tunnel.epochs.get(&epoch) else {
             return;
         };
-        // What came another way than this epoch's packets go shows no port for them to go to.
         let in_udp = remote.port() != 0;
-        if in_udp != (e.outer.encap == Encap::Udp) {
+        let other_form = in_udp != (e.outer.encap == Encap::Udp);
+        if other_form {
+            let client = tunnel.gate.config().role == Role::Client;
+            if sign == Sign::Ping && e.ways.by_proof && !client {
+                let follows = !self.is_behind_nat(at, epoch);
+                self.peer_changed(now, at, epoch, (local, remote), follows);
+            }
+            // What came by the other form shows no port for this one's packets to go to.
             return;
         }
         let encap = e.outer.encap;
@@ -152,14 +194,35 @@ impl Control {
         }
         if nat.local {
             // Our own NAT may well be the reason: ask there first.
-            if let (true, true, Some(id)) = (mobility.follow_behind_nat, in_udp, session) {
-                self.tunnels[at].moved = Some(now);
-                self.with_ike(now, id, |sa, cx| sa.try_address(local, remote, cx));
+            if !mobility.follow_behind_nat {
+                return;
+            }
+            self.tunnels[at].moved = Some(now);
+            match session {
+                Some(id) if in_udp => {
+                    self.with_ike(now, id, |sa, cx| sa.try_address(local, remote, cx));
+                }
+                _ if pings => self.ask_address(now, at, epoch, outer(encap, local, remote)),
+                _ => {}
             }
             return;
         }
         debug!(%from, to = %remote, %epoch, ?sign, "peer moved");
         self.tunnels[at].moved = Some(now);
+        self.move_alike(at, encap, local, remote);
+        if let (true, Some(id)) = (in_udp, session) {
+            self.with_ike(now, id, |sa, _| sa.follow_esp(local, remote, now));
+        }
+    }
+
+    /// All epochs of a tunnel with this encapsulation go to the same place.
+    pub(crate) fn move_alike(
+        &mut self,
+        at: usize,
+        encap: Encap,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) {
         let epochs = self.tunnels[at].epochs.iter();
         let alike: Vec<_> = epochs
             .filter(|(_, e)| e.outer.encap == encap)
@@ -168,9 +231,14 @@ impl Control {
         for epoch in alike {
             self.move_epoch(at, epoch, encap, local, remote);
         }
-        if let (true, Some(id)) = (in_udp, session) {
-            self.with_ike(now, id, |sa, _| sa.follow_esp(local, remote, now));
-        }
+    }
+
+    /// Whether IKE has found a NAT before us.
+    fn is_behind_nat(&self, at: usize, epoch: EpochId) -> bool {
+        let session = self.tunnels[at].epochs.get(&epoch).and_then(|e| e.session);
+        let session = session.and_then(|id| self.sessions.get(&id));
+        let established = session.and_then(|session| session.established.as_ref());
+        established.is_some_and(|established| established.nat.local)
     }
 
     /// Pings every tunnel, and lets each client's IKE SA show itself too: behind a NAT that keeps

@@ -38,7 +38,7 @@ impl From<IpAddr> for Source {
 
 /// So many in a second, evenly, and half as many at once.
 #[derive(Clone, Copy, Debug, Default)]
-struct Limiter {
+pub(crate) struct Limiter {
     /// When all that was taken would be due.
     due: Duration,
 }
@@ -48,7 +48,7 @@ impl Limiter {
         self.due <= now + Duration::from_millis(500)
     }
 
-    fn take(&mut self, now: Duration, per_second: u32) -> bool {
+    pub(crate) fn take(&mut self, now: Duration, per_second: u32) -> bool {
         let allowed = self.allows(now);
         if allowed {
             self.due = self.due.max(now) + Duration::from_secs(1) / per_second;

@@ -13,6 +13,7 @@ use mitregate_wire::TrafficSelector;
 use mitregate_wire::esp::Spi;
 use rand_core::Rng;
 
+use crate::encap::{Encapsulation, PlainEsp, Ways};
 use crate::idle::Quiet;
 use crate::session::SessionId;
 use crate::{ConnectionConfig, Outer, Ticket};
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     pub(crate) ticket: Option<ResumptionTicket>,
     /// The next session shall authenticate in full.
     pub(crate) reauthenticates: bool,
+    /// Whether protocol 50 passes.
+    pub(crate) plain_esp: PlainEsp,
 }
 
 impl Connection {
@@ -61,6 +64,7 @@ impl Connection {
             addresses: Default::default(),
             ticket: None,
             reauthenticates: false,
+            plain_esp: PlainEsp::default(),
         }
     }
 
@@ -118,6 +122,7 @@ pub(crate) struct Tunnel {
     /// Of epochs that are gone.
     pub(crate) past: Totals,
     pub(crate) moved: Option<Duration>,
+    pub(crate) encap: Encapsulation,
     pub(crate) waiters: Vec<(Ticket, Goal)>,
 }
 
@@ -136,6 +141,8 @@ pub(crate) struct Epoch {
     pub(crate) spi_out: Spi,
     pub(crate) cipher: CipherSuite,
     pub(crate) outer: Outer,
+    /// What else `outer` may be.
+    pub(crate) ways: Ways,
     pub(crate) local_ts: Vec<TrafficSelector>,
     pub(crate) remote_ts: Vec<TrafficSelector>,
     pub(crate) counters: Arc<SaCounters>,
@@ -189,6 +196,7 @@ impl Tunnel {
             data_waiting: false,
             past: Totals::default(),
             moved: None,
+            encap: Encapsulation::default(),
             waiters: Vec::new(),
         }
     }
@@ -236,6 +244,12 @@ impl Tunnel {
         active.is_some_and(|epoch| epoch.session == Some(session))
     }
 
+    /// Of the last ping of the gate that was answered on this epoch.
+    pub(crate) fn last_rtt(&self, epoch: EpochId) -> Option<Duration> {
+        let mut epochs = self.gate.epochs();
+        epochs.find(|view| view.epoch == epoch)?.last_rtt
+    }
+
     pub(crate) fn epoch_by_spi(&self, spi_in: Spi) -> Option<EpochId> {
         self.epochs
             .iter()
@@ -253,6 +267,7 @@ impl Tunnel {
             .flatten()
             .chain(self.gate.poll_timeout())
             .chain(self.quiet.map(|quiet| quiet.look_at))
+            .chain(self.encap.timeout())
             .min()
     }
 }

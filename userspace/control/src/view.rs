@@ -140,10 +140,29 @@ pub struct TunnelView {
     /// How long it was a black hole in all, from the first sign of each (data unanswered, a lost ping) to the
     /// next proof.
     pub black_hole_ms: u64,
+    /// What has come of its encapsulation.
+    pub encap: EncapView,
     /// What its gate did last on its own account, and why.
     pub last_action: Option<ActionView>,
     /// Oldest first.
     pub epochs: Vec<EpochView>,
+}
+
+/// A tunnel's encapsulation (docs/encapsulation.md).
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct EncapView {
+    /// Changes to plain ESP.
+    pub to_esp: u64,
+    /// Changes to UDP.
+    pub to_udp: u64,
+    /// Pings sent by another way than that of the epoch.
+    pub pings_sent: u64,
+    /// Questions that were answered.
+    pub answered: u64,
+    /// Questions that were not.
+    pub unanswered: u64,
+    /// Until plain ESP is asked for; absent when it is not to be.
+    pub ask_in_ms: Option<u64>,
 }
 
 /// Something that a gate did.
@@ -187,8 +206,11 @@ pub struct EpochView {
     pub spi_out: String,
     /// Cipher of both.
     pub cipher: String,
-    /// `esp` or `udp`.
+    /// `esp` or `udp`: how our packets travel now. The peer decides for its own.
     pub encap: &'static str,
+    /// What is being asked by another way: `protocol-50` (whether the path passes it), `plain-esp` (whether
+    /// this epoch's packets arrive so) or `address` (whether the peer is at another one).
+    pub encap_asks: Option<&'static str>,
     /// Our end of the outer path.
     pub local: String,
     /// The peer's end of the outer path.

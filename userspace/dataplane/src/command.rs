@@ -64,6 +64,9 @@ pub enum Command {
         epoch: EpochId,
         /// ESP next header, 144 for ESP Echo.
         next_header: u8,
+        /// What goes around this packet in place of the epoch's own outer header: another way is asked
+        /// for.
+        via: Option<OuterHeader>,
         /// What ESP protects.
         payload: ControlBuf,
     },

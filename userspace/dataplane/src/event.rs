@@ -11,7 +11,7 @@ use crate::{
 
 /// In the order in which things happened.
 pub enum Event {
-    /// Frame for the control plane: IKE, NAT keepalive, ICMP error about one of ours.
+    /// Frame for the control plane: IKE, NAT keepalive, plain ESP ping, ICMP error about one of ours.
     Outer {
         /// The whole Ethernet frame; its IP and UDP lengths were not checked.
         frame: ControlBuf,

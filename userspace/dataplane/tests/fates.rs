@@ -41,6 +41,7 @@ fn send_inner(rig: &Rig, epoch: u64, payload: &[u8]) -> Command {
         tunnel: TUNNEL,
         epoch: EpochId(epoch),
         next_header: 144,
+        via: None,
         payload,
     }
 }

@@ -39,6 +39,7 @@ fn no_allocation_in_steady_state() {
                     tunnel,
                     epoch,
                     next_header: 144,
+                    via: None,
                     payload,
                 });
                 client.send(Command::Hold { tunnel });

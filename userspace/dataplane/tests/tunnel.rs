@@ -348,6 +348,7 @@ fn first_inbound_tells_control_from_data(provider: Provider) {
                 tunnel: TUNNEL,
                 epoch: EpochId(1),
                 next_header: kind,
+                via: None,
                 payload,
             });
         }

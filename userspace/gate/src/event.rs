@@ -70,6 +70,12 @@ pub enum Input<'a> {
     Activity(Activity),
     /// Look at the path now: after a suspend, or a change of route or address.
     PathChanged,
+    /// The epoch's packets take another encapsulation from now on: if pings were lost and are answered
+    /// again, that is why.
+    EncapChanged {
+        /// The epoch.
+        epoch: EpochId,
+    },
     /// A person wants to know.
     UserPing(UserPing),
     /// Stop that person's ping.

@@ -99,6 +99,11 @@ impl Gate {
                 }
             }
             Input::PathChanged => self.check_active(now, PingCause::PathChanged, rng),
+            Input::EncapChanged { epoch } => {
+                if self.active == Some(epoch) {
+                    self.outage.encap_changed();
+                }
+            }
             Input::UserPing(request) => self.user_ping(now, &request, rng),
             Input::UserPingStop { token } => {
                 for run in self.users.iter_mut().filter(|run| run.token == token) {
@@ -362,7 +367,11 @@ impl Gate {
             if let Some(live) = &mut self.liveness {
                 live.answered(now);
             }
-            self.recovered(now, Recovery::RePing);
+            let kind = match self.outage.changed_encap() {
+                true => Recovery::Encap,
+                false => Recovery::RePing,
+            };
+            self.recovered(now, kind);
             if self.epochs[at].state == State::Suspect {
                 self.set_state(now, at, State::Proven);
                 self.escalation.reset();

@@ -63,6 +63,8 @@ pub(crate) struct Outage {
     /// It began then if the ping that is under way is lost.
     suspected: Option<Duration>,
     since: Option<Duration>,
+    /// The encapsulation was changed meanwhile.
+    encap_changed: bool,
     past: Duration,
 }
 
@@ -77,9 +79,20 @@ impl Outage {
         self.since = self.since.or(self.suspected);
     }
 
+    /// The encapsulation changes.
+    pub(crate) fn encap_changed(&mut self) {
+        self.encap_changed = self.since.is_some();
+    }
+
+    /// Whether a change of encapsulation may have ended it.
+    pub(crate) fn changed_encap(&self) -> bool {
+        self.encap_changed
+    }
+
     /// The path was proven; how long it had not been, if any ping was lost.
     pub(crate) fn over(&mut self, now: Duration) -> Option<Duration> {
         self.suspected = None;
+        self.encap_changed = false;
         let length = now.saturating_sub(self.since.take()?);
         self.past += length;
         Some(length)
@@ -112,5 +125,13 @@ mod tests {
         assert_eq!(outage.total(s(23)), s(3));
         assert_eq!(outage.over(s(25)), Some(s(5)));
         assert_eq!(outage.total(s(60)), s(5));
+        outage.encap_changed();
+        assert!(!outage.changed_encap(), "there was nothing to end");
+        outage.suspect(s(70));
+        outage.lost();
+        outage.encap_changed();
+        assert!(outage.changed_encap());
+        assert_eq!(outage.over(s(71)), Some(s(1)));
+        assert!(!outage.changed_encap());
     }
 }

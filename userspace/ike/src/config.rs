@@ -191,6 +191,8 @@ pub enum Encap {
 pub struct Announce {
     /// We answer ESP Echo.
     pub esp_echo: bool,
+    /// We ask for plain ESP behind a NAT with a peer that does so, too.
+    pub probes_behind_nat: bool,
     /// We start all rekeys: a server whose client says so starts none.
     pub owns_rekeys: bool,
 }
@@ -199,6 +201,7 @@ impl Default for Announce {
     fn default() -> Self {
         Self {
             esp_echo: true,
+            probes_behind_nat: false,
             owns_rekeys: false,
         }
     }

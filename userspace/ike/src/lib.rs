@@ -213,6 +213,10 @@ pub struct PeerCaps {
     pub esp_echo: bool,
     /// It does plain ESP behind a NAT.
     pub plain_esp_behind_nat: bool,
+    /// It and we take ESP on protocol 50 and in UDP at any time, and change between them by proof.
+    pub encap_by_proof: bool,
+    /// It and we ask for plain ESP behind a NAT, too.
+    pub probes_behind_nat: bool,
     /// It starts all rekeys.
     pub owns_rekeys: bool,
 }

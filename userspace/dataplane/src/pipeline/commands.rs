@@ -72,9 +72,13 @@ impl Pipeline {
                 tunnel,
                 epoch,
                 next_header,
+                via,
                 payload,
             } => match self.tables.find(tunnel, epoch) {
-                Ok((_, epoch_slot)) => self.send_inner(epoch_slot, next_header, &payload),
+                Ok((_, epoch_slot)) => {
+                    let via = via.as_ref().map(Template::new);
+                    self.send_inner(epoch_slot, next_header, via.as_ref(), &payload);
+                }
                 Err(_) => self.fates.count(Fate::NoEpoch),
             },
             Command::SendOuter { frame } => self.send_outer(&frame),

@@ -8,6 +8,7 @@ use std::{
 
 use mitregate_esp::{OpenError, Opened, WorkerId};
 use mitregate_wire::{
+    echo,
     esp::{self, Spi},
     eth::{self, EtherType},
     icmp,
@@ -62,8 +63,15 @@ impl EspPacket {
 /// What lies in a frame of the outer port, by its headers alone.
 enum Content {
     /// ESP, plain or in UDP, at these bytes of the frame.
-    Esp(Range<usize>, Ecn),
+    Esp(Range<usize>, Ecn, Form),
     Control,
+}
+
+/// An SA opens either.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    InUdp,
 }
 
 #[inline(always)]
@@ -73,7 +81,7 @@ fn classify(frame: &[u8], at: usize, ip: &Ip) -> Result<Content, Fate> {
     }
     let payload = at + ip.header_len..at + ip.len;
     if ip.flow.protocol == protocol::ESP {
-        return Ok(Content::Esp(payload, ip.class.ecn()));
+        return Ok(Content::Esp(payload, ip.class.ecn(), Form::Plain));
     }
     let bytes = frame.get(payload.clone()).ok_or(Fate::BadHeader)?;
     if ip.flow.protocol == protocol::UDP {
@@ -83,7 +91,8 @@ fn classify(frame: &[u8], at: usize, ip: &Ip) -> Result<Content, Fate> {
             udp::PORT_NAT_T => match NatT::new_checked(datagram.payload()) {
                 Ok(NatT::Esp(packet)) => {
                     let start = payload.start + udp::HEADER_LEN;
-                    Ok(Content::Esp(start..start + packet.len(), ip.class.ecn()))
+                    let range = start..start + packet.len();
+                    Ok(Content::Esp(range, ip.class.ecn(), Form::InUdp))
                 }
                 Ok(NatT::Ike(_) | NatT::Keepalive) => Ok(Content::Control),
                 Err(_) => Err(Fate::Runt),
@@ -133,7 +142,7 @@ impl Inspection<'_> {
     #[inline(always)]
     fn inspect(&mut self, frame: &[u8], at: usize, ip: &Ip) {
         match classify(frame, at, ip) {
-            Ok(Content::Esp(range, ecn)) => self.look_up(frame, range, ecn),
+            Ok(Content::Esp(range, ecn, form)) => self.look_up(frame, range, ecn, form),
             Ok(Content::Control) => self.found.push(Inspected::Control),
             Err(fate) => self.found.push(Inspected::Drop(fate)),
         }
@@ -148,7 +157,7 @@ impl Inspection<'_> {
     }
 
     #[inline(always)]
-    fn look_up(&mut self, frame: &[u8], range: Range<usize>, ecn: Ecn) {
+    fn look_up(&mut self, frame: &[u8], range: Range<usize>, ecn: Ecn, form: Form) {
         let Ok(packet) = esp::Packet::new_checked(frame.get(range.clone()).unwrap_or_default())
         else {
             return self.found.push(Inspected::Drop(Fate::Runt));
@@ -164,17 +173,24 @@ impl Inspection<'_> {
                     ecn,
                 }));
             }
-            None => self.unknown(packet.spi()),
+            None => self.unknown(packet.raw_spi(), form),
         }
     }
 
-    /// An SPI without an SA here; `None` is a reserved one (RFC 4303 §2.1), which is never ours.
+    /// An SPI without an SA here. A reserved one (RFC 4303 §2.1) is never ours, but those of the plain
+    /// ESP ping, which asks about protocol 50 alone, are the control plane's.
     #[cold]
-    fn unknown(&mut self, spi: Option<Spi>) {
-        self.found.push(match spi.and_then(WorkerId::owner_of) {
-            Some(owner) if owner != self.me && owner.0 < self.workers => Inspected::Stray(owner),
-            _ => Inspected::Drop(Fate::NoSpi),
-        });
+    fn unknown(&mut self, spi: u32, form: Form) {
+        if form == Form::Plain && echo::is_plain_spi(spi) {
+            return self.found.push(Inspected::Control);
+        }
+        self.found
+            .push(match Spi::new(spi).and_then(WorkerId::owner_of) {
+                Some(owner) if owner != self.me && owner.0 < self.workers => {
+                    Inspected::Stray(owner)
+                }
+                _ => Inspected::Drop(Fate::NoSpi),
+            });
     }
 }
 

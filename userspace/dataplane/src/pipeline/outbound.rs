@@ -57,7 +57,8 @@ fn max_inner(max_esp: usize) -> usize {
     whole_words + 2
 }
 
-/// Seals `chunk[inner]` and puts the outer header before it; returns where the frame lies.
+/// Seals `chunk[inner]` and puts the outer header before it, that of the epoch or the one in `via`;
+/// returns where the frame lies.
 #[inline(always)]
 fn seal(
     epoch: &mut Epoch,
@@ -65,8 +66,9 @@ fn seal(
     inner: Range<usize>,
     next_header: u8,
     carried: Carried,
+    via: Option<&Template>,
 ) -> Result<Range<usize>, Fate> {
-    let template = epoch.template.as_ref().ok_or(Fate::NoNeighbour)?;
+    let template = via.or(epoch.template.as_ref()).ok_or(Fate::NoNeighbour)?;
     if sealed_len(inner.len()) > template.max_esp() {
         return Err(Fate::TooBig);
     }
@@ -104,7 +106,7 @@ fn seal_data(
         protocol::IPV4
     };
     let sealed = if epoch.hard.allows(&epoch.counters, ip.len as u64) {
-        seal(epoch, chunk, outgoing.range(), next_header, carried)
+        seal(epoch, chunk, outgoing.range(), next_header, carried, None)
     } else {
         Err(Fate::LifetimeOver)
     };
@@ -300,7 +302,13 @@ impl Pipeline {
     }
 
     /// Sends a control payload through an epoch's outbound SA.
-    pub(super) fn send_inner(&mut self, epoch_slot: u32, next_header: u8, payload: &[u8]) {
+    pub(super) fn send_inner(
+        &mut self,
+        epoch_slot: u32,
+        next_header: u8,
+        via: Option<&Template>,
+        payload: &[u8],
+    ) {
         let Some(mut frame) = self.frames.take_control(Side::Outer) else {
             return self.fates.count(Fate::NoFrames);
         };
@@ -321,7 +329,7 @@ impl Pipeline {
         ) {
             (Some(epoch), Some(room)) => {
                 room.copy_from_slice(payload);
-                seal(epoch, chunk, inner, next_header, carried)
+                seal(epoch, chunk, inner, next_header, carried, via)
             }
             (None, _) => Err(Fate::NoEpoch),
             (_, None) => Err(Fate::NoRoom),

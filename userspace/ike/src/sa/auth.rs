@@ -319,6 +319,11 @@ impl IkeSa {
                 peer_caps: PeerCaps {
                     esp_echo: echo && self.vendor.mitregate,
                     plain_esp_behind_nat: self.vendor.plain_esp_behind_nat,
+                    encap_by_proof: echo && self.proves_encap(),
+                    probes_behind_nat: echo
+                        && self.proves_encap()
+                        && self.config.announce.probes_behind_nat
+                        && self.vendor.probes_behind_nat,
                     owns_rekeys: self.vendor.owns_rekeys,
                 },
                 local_assigned: self.cp.local.clone(),

@@ -407,7 +407,7 @@ impl IkeSa {
         let detected = nat::detect(self.spi_i, self.spi_r, local, remote, payloads);
         let plain_esp = offers_plain_esp(&self.config, None) && self.vendor.plain_esp_behind_nat;
         self.settle_encap(detected, plain_esp);
-        if self.encap == Encap::Udp || self.mobike_floats() {
+        if self.encap == Encap::Udp || self.floats() {
             self.float();
         }
     }

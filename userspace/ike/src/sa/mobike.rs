@@ -17,6 +17,7 @@ use subtle::ConstantTimeEq;
 use super::message::{find_notify, notify, notify_data};
 use super::window::{Purpose, Task, Work};
 use super::{IkeSa, Phase};
+use crate::capabilities::offers_proof;
 use crate::config::EncapMode;
 use crate::{Ctx, Encap, Nat, Output, Reason, nat};
 
@@ -113,9 +114,16 @@ impl IkeSa {
     }
 
     /// RFC 4555 §3.3: who does both MOBIKE and NAT traversal moves to port 4500, NAT or not,
-    /// so that no port changes when one comes up.
-    pub(super) fn mobike_floats(&self) -> bool {
-        self.config.mobike.enabled && self.mobike.nat_traversal && !self.mobike.plain_esp
+    /// so that no port changes when one comes up. So does who may need UDP for ESP where no NAT is.
+    pub(super) fn floats(&self) -> bool {
+        let mobile = self.config.mobike.enabled && self.mobike.nat_traversal;
+        mobile && !self.mobike.plain_esp || self.proves_encap()
+    }
+
+    /// Whether both sides change the encapsulation of ESP by proof, and neither has to keep one.
+    pub(super) fn proves_encap(&self) -> bool {
+        let agreed = offers_proof(&self.config) && self.vendor.encap_by_proof;
+        agreed && self.mobike.nat_traversal && !self.mobike.plain_esp
     }
 
     /// Our notifies in IKE_AUTH: the request's, or the response's after [`Self::learn_mobike`].

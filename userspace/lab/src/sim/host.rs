@@ -14,7 +14,7 @@ use mitregate_dataplane::{
     Tunnel, UdpPorts, Worker, WorkerConfig, WorkerHandle, unattended,
 };
 use mitregate_wire::MacAddr;
-use mitregate_wire::frame::parse_udp;
+use mitregate_wire::frame::{parse_esp, parse_udp};
 use mitregate_xsk::{FramePool, MemoryPeer, MemoryPort, RingSizes, Umem, UmemConfig};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -242,7 +242,12 @@ impl Host {
                 remote,
                 payload,
             } => {
-                let frame = udp_frame(OUTER_MAC, HOP_MAC, local, remote, &payload);
+                let frame = if local.port() == 0 {
+                    let esp = Packet::esp(local.ip(), remote.ip(), &payload, 0);
+                    ethernet(OUTER_MAC, HOP_MAC, esp.expect("ends of one family").bytes())
+                } else {
+                    udp_frame(OUTER_MAC, HOP_MAC, local, remote, &payload)
+                };
                 match self.buffer(&frame) {
                     Some(frame) => Command::SendOuter { frame },
                     None => return deeds.push(no_room()),
@@ -295,12 +300,14 @@ impl Host {
                 tunnel,
                 epoch,
                 next_header,
+                via,
                 payload,
             } => match self.buffer(&payload) {
                 Some(payload) => Command::SendInner {
                     tunnel,
                     epoch,
                     next_header,
+                    via: via.as_ref().map(outer_header),
                     payload,
                 },
                 None => return deeds.push(no_room()),
@@ -327,7 +334,9 @@ impl Host {
         let control = &mut self.control;
         let event = match event {
             Event::Outer { frame, .. } => {
-                if let Ok(datagram) = parse_udp(frame) {
+                if let Ok(esp) = parse_esp(frame) {
+                    control.handle_plain_echo(now, esp.dst, esp.src, esp.packet);
+                } else if let Ok(datagram) = parse_udp(frame) {
                     control.handle_datagram(
                         now,
                         Datagram {

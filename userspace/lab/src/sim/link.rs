@@ -30,6 +30,8 @@ pub struct Link {
     pub cut_up: bool,
     /// Everything downwards is lost.
     pub cut_down: bool,
+    /// Protocol 50 is dropped, upwards and downwards: what some networks do, and no fault that heals.
+    pub no_esp: [bool; 2],
     /// When the last packet arrives, upwards and downwards.
     pub(super) last: [Duration; 2],
 }
@@ -47,6 +49,7 @@ impl Default for Link {
             fragment: false,
             cut_up: false,
             cut_down: false,
+            no_esp: [false; 2],
             last: [Duration::ZERO; 2],
         }
     }

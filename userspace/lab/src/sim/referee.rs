@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mitregate_control::{ListView, LoggedKeys};
-use mitregate_wire::echo::{self, Echo, Kind};
+use mitregate_wire::echo::{self, Echo, Kind, PlainEcho};
 
 use super::keys::KeyRing;
 use super::packet::{Content, Inner, MARKER, content};
@@ -131,6 +131,13 @@ impl Referee {
         };
         self.esp_packets += 1;
         let spi = bytes.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
+        if echo::is_plain_spi(spi) {
+            let plain = PlainEcho::new_checked(bytes);
+            return match plain {
+                Ok(_) if packet.is_bare_esp() => Ok(()),
+                _ => Err(format!("no plain ESP ping was sent to SPI {spi}")),
+            };
+        }
         self.books(host);
         let books = &mut self.books[host];
         let Some(epochs) = books.by_spi_out.get(&spi) else {

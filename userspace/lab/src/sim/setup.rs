@@ -39,6 +39,10 @@ pub struct Plan {
     pub gate: [GateMode; 2],
     /// The clients' secret and the gateway's.
     pub psks: [&'static str; 2],
+    /// Of the gateway, where it is not the same.
+    pub gateway_encap: Option<EncapMode>,
+    /// Both ask for plain ESP behind a NAT, too.
+    pub probe_behind_nat: bool,
     /// In order of preference.
     pub proposals: Vec<&'static str>,
     /// In order of preference.
@@ -81,6 +85,8 @@ impl Default for Plan {
             seed: 1,
             encap: EncapMode::Auto,
             gate: [GateMode::Auto; 2],
+            gateway_encap: None,
+            probe_behind_nat: false,
             psks: ["secret", "secret"],
             proposals: vec!["aes256gcm16-prfsha256-x25519"],
             esp_proposals: vec!["aes256gcm16"],
@@ -221,7 +227,10 @@ impl Plan {
             local_auth,
             remote_auth,
             proposals: proposals.map(|p| p.parse().expect("a proposal")).collect(),
-            encap: self.encap,
+            encap: match role {
+                Role::Client => self.encap,
+                Role::Server => self.gateway_encap.unwrap_or(self.encap),
+            },
             retransmit: Retransmit::default(),
             fragmentation: Fragmentation {
                 size: self.fragment_size,
@@ -256,6 +265,7 @@ impl Plan {
             mobility: Mobility {
                 mobike: self.mobike,
                 any_local: role == Role::Client,
+                probe_behind_nat: self.probe_behind_nat,
                 ..Mobility::default()
             },
         }

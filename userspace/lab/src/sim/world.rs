@@ -602,6 +602,10 @@ impl World {
         } else {
             Step::Down(place)
         };
+        if packet.is_bare_esp() && attachment.link.no_esp[usize::from(!up)] {
+            let (id, how) = (packet.id, "no protocol 50");
+            return self.note(|| Entry::Lost { id, how });
+        }
         match attachment
             .link
             .cross(now, up, packet.bytes().len(), &mut self.rng)

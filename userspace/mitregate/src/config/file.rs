@@ -228,6 +228,9 @@ pub struct Connection {
     /// Follow a peer although we are behind a NAT ourselves.
     #[serde(default)]
     pub follow_behind_nat: bool,
+    /// Ask for plain ESP behind a NAT, too.
+    #[serde(default)]
+    pub probe_behind_nat: bool,
     #[serde(default)]
     pub children: BTreeMap<String, Child>,
 }

@@ -322,6 +322,7 @@ fn connection(
             return_routability: connection.return_routability,
             follow: follow?,
             follow_behind_nat: connection.follow_behind_nat,
+            probe_behind_nat: connection.probe_behind_nat,
             any_local: false,
         },
     })

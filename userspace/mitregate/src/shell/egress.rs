@@ -11,7 +11,7 @@ use mitregate_dataplane::{
 };
 use mitregate_esp::ids::{EpochId, TunnelId};
 use mitregate_wire::eth::{EtherType, Header};
-use mitregate_wire::frame::{UdpFrame, emit_udp};
+use mitregate_wire::frame::{EspFrame, UdpFrame, emit_esp, emit_udp};
 use mitregate_wire::ip::TrafficClass;
 
 use crate::net::nexthop::{NextHops, Path};
@@ -91,7 +91,7 @@ impl Egress {
         true
     }
 
-    /// Sends a UDP datagram, now or when its next hop is known.
+    /// Sends a UDP datagram, or from port 0 an ESP packet, now or when its next hop is known.
     pub async fn transmit(
         &mut self,
         worker: &WorkerHandle,
@@ -134,6 +134,13 @@ impl Egress {
         self.epochs.insert((tunnel, epoch), outer);
         let path = self.path(outer.remote.ip()).await;
         self.header(&outer, path)
+    }
+
+    /// The outer header of one packet that takes another way than its epoch's; `None` while the next hop
+    /// is not known.
+    pub async fn header_to(&mut self, outer: &Outer) -> Option<OuterHeader> {
+        let path = self.path(outer.remote.ip()).await;
+        self.header(outer, path)
     }
 
     /// The peer of an epoch is elsewhere.
@@ -306,17 +313,29 @@ impl Egress {
             self.dropped += 1;
             return;
         };
-        let written = emit_udp(
-            &UdpFrame {
-                eth: Header::new(dst, src, EtherType::IPV4),
+        let eth = Header::new(dst, src, EtherType::IPV4);
+        let traffic_class = TrafficClass::default();
+        let written = if datagram.local.port() == 0 {
+            let esp = EspFrame {
+                eth,
+                src: datagram.local.ip(),
+                dst: datagram.remote.ip(),
+                hop_limit: TTL,
+                traffic_class,
+                packet: &datagram.payload,
+            };
+            emit_esp(&esp, frame.room())
+        } else {
+            let udp = UdpFrame {
+                eth,
                 src: datagram.local,
                 dst: datagram.remote,
                 hop_limit: TTL,
-                traffic_class: TrafficClass::default(),
+                traffic_class,
                 payload: &datagram.payload,
-            },
-            frame.room(),
-        );
+            };
+            emit_udp(&udp, frame.room())
+        };
         match written {
             Ok(len) => {
                 frame.set_len(len);

@@ -11,7 +11,7 @@ use mitregate_dataplane::{
     Command, Epoch, EpochConfig, Event, Limits, Refusal, Returned, Selectors, Stopped, Tunnel,
 };
 use mitregate_wire::WireError;
-use mitregate_wire::frame::parse_udp;
+use mitregate_wire::frame::{parse_esp, parse_udp};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use serde_json::{Value, json};
 use tokio::io::Interest;
@@ -256,8 +256,16 @@ impl EventLoop {
                 tunnel,
                 epoch,
                 next_header,
+                via,
                 payload,
             } => {
+                let via = match via {
+                    Some(outer) => match egress.header_to(&outer).await {
+                        Some(header) => Some(header),
+                        None => return egress.count_dropped(),
+                    },
+                    None => None,
+                };
                 let Some(mut buffer) = worker.buffer() else {
                     egress.count_dropped();
                     return;
@@ -270,6 +278,7 @@ impl EventLoop {
                             tunnel,
                             epoch,
                             next_header,
+                            via,
                             payload,
                         },
                     );
@@ -435,6 +444,12 @@ impl EventLoop {
     }
 
     fn outer_frame(&mut self, frame: &[u8]) {
+        if let Ok(esp) = parse_esp(frame) {
+            let (local, remote) = (esp.dst, esp.src);
+            return self
+                .control
+                .handle_plain_echo(self.now, local, remote, esp.packet);
+        }
         match parse_udp(frame) {
             Ok(udp) if udp.payload == KEEPALIVE => {}
             Ok(udp) => self.control.handle_datagram(

@@ -3,6 +3,7 @@
 mod basic;
 pub mod cases;
 mod crowd;
+mod encap;
 mod faults;
 mod gates;
 mod given;
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Scenario> {
         faults::SCENARIOS,
         mobility::SCENARIOS,
         gates::SCENARIOS,
+        encap::SCENARIOS,
         given::SCENARIOS,
         peers::SCENARIOS,
         crowd::SCENARIOS,
