@@ -14,23 +14,38 @@ pub(super) struct Entry<S> {
     pub(super) spi_out: u32,
     /// Of packets from the server. `None`: not seen yet.
     pub(super) spi_in: Option<u32>,
+    /// Its place in the table.
+    order: u64,
     pub(super) expires: Duration,
     /// Whatever else the model knows of it.
     pub(super) state: S,
 }
 
-/// Entries in the order in which they were made.
+/// In which order entries stand, and so which of several that wait is the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The oldest first.
+    Age,
+    /// By slots: a new entry takes the first that is free.
+    Slots,
+}
+
+/// Entries in their order.
 pub(super) struct EspTable<S> {
     entries: Vec<Entry<S>>,
+    order: Order,
     max_entries: usize,
+    made: u64,
 }
 
 impl<S> EspTable<S> {
     /// For so many entries; a full one takes no more.
-    pub(super) fn new(max_entries: usize) -> Self {
+    pub(super) fn new(order: Order, max_entries: usize) -> Self {
         Self {
             entries: Vec::new(),
+            order,
             max_entries,
+            made: 0,
         }
     }
 
@@ -57,12 +72,28 @@ impl<S> EspTable<S> {
         self.find(|e| e.server == server && e.spi_in == Some(spi))
     }
 
-    /// The oldest entry of this server that waits for an SPI.
+    /// The first entry of this server that waits for an SPI.
     pub(super) fn incomplete(&mut self, server: IpAddr) -> Option<&mut Entry<S>> {
         self.find(|e| e.server == server && e.spi_in.is_none())
     }
 
-    /// The first made, of those that `fits`.
+    /// Of the entries that may be meant: the one that this inbound SPI was bound to, else the first that waits
+    /// for one, whose it is from now on.
+    pub(super) fn answered(
+        &mut self,
+        spi: u32,
+        meant: impl Fn(&Entry<S>) -> bool,
+    ) -> Option<&mut Entry<S>> {
+        let place = |of: Option<u32>| {
+            let mut entries = self.entries.iter();
+            entries.position(|e| meant(e) && e.spi_in == of)
+        };
+        let at = place(Some(spi)).or_else(|| place(None))?;
+        self.entries[at].spi_in = Some(spi);
+        Some(&mut self.entries[at])
+    }
+
+    /// The first that `fits`.
     pub(super) fn find(&mut self, fits: impl Fn(&Entry<S>) -> bool) -> Option<&mut Entry<S>> {
         self.entries.iter_mut().find(|entry| fits(entry))
     }
@@ -78,15 +109,31 @@ impl<S> EspTable<S> {
         if self.entries.len() >= self.max_entries {
             return false;
         }
-        self.entries.push(Entry {
+        let order = match self.order {
+            Order::Age => self.made,
+            Order::Slots => {
+                let taken = (0..).zip(&self.entries).take_while(|(n, e)| e.order == *n);
+                taken.count() as u64
+            }
+        };
+        self.made += 1;
+        let at = self.entries.partition_point(|e| e.order < order);
+        let entry = Entry {
             client: packet.src().ip(),
             server: packet.dst().ip(),
             spi_out: spi,
             spi_in: None,
+            order,
             expires,
             state,
-        });
+        };
+        self.entries.insert(at, entry);
         true
+    }
+
+    /// All entries.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry<S>> {
+        self.entries.iter()
     }
 
     /// Whose packets to this server have this SPI.

@@ -7,13 +7,19 @@
 //! none, and one for ESP by its SPIs. No model puts fragments together: it drops them.
 
 mod conntrack_generic;
+mod cpe_8_entries;
 mod esp;
 mod faults;
+mod hold_until_reply;
 mod model;
+mod oldest_incomplete;
 mod packet;
+mod pairs;
 pub mod ports;
 mod rows;
+mod stateful_fw;
 mod translator;
+mod udp_eim;
 mod udp_symmetric;
 mod vpn_masquerade;
 
@@ -24,11 +30,17 @@ use std::time::Duration;
 use rand_core::Rng;
 
 pub use conntrack_generic::ConntrackGeneric;
+pub use cpe_8_entries::Cpe8Entries;
 pub use faults::{Faults, Faulty};
+pub use hold_until_reply::HoldUntilReply;
 pub use model::Model;
+pub use oldest_incomplete::OldestIncomplete;
 pub use packet::{Packet, Quote};
+pub use pairs::PairRules;
 pub use rows::{Row, table};
+pub use stateful_fw::StatefulFw;
 pub use translator::Translator;
+pub use udp_eim::UdpEim;
 pub use udp_symmetric::UdpSymmetric;
 pub use vpn_masquerade::VpnMasquerade;
 

@@ -7,7 +7,10 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::{ConntrackGeneric, Middlebox, UdpSymmetric, VpnMasquerade};
+use super::{
+    ConntrackGeneric, Cpe8Entries, HoldUntilReply, Middlebox, OldestIncomplete, StatefulFw, UdpEim,
+    UdpSymmetric, VpnMasquerade,
+};
 
 /// One of the models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -17,16 +20,33 @@ pub enum Model {
     VpnMasquerade,
     /// Linux today: UDP keeps its port if it can, ESP is known by its addresses alone
     ConntrackGeneric,
+    /// A home router: eight ESP entries, an unseen SPI goes to the first that waits, 30 and 60 s
+    #[value(name = "cpe-8-entries")]
+    #[serde(rename = "cpe-8-entries")]
+    Cpe8Entries,
+    /// ESP by SPIs, an unseen one goes to whoever has waited longest, 20 s
+    OldestIncomplete,
+    /// Holds the ESP of later clients until the first has its reply
+    HoldUntilReply,
+    /// One UDP port for each inside port, whoever the peer; ESP does not pass
+    UdpEim,
     /// A random UDP port for each destination; ESP does not pass
     UdpSymmetric,
+    /// A firewall that translates nothing: inbound after outbound only, ESP by its SPIs
+    StatefulFw,
 }
 
 impl Model {
     /// All of them.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 8] = [
         Self::VpnMasquerade,
         Self::ConntrackGeneric,
+        Self::Cpe8Entries,
+        Self::OldestIncomplete,
+        Self::HoldUntilReply,
+        Self::UdpEim,
         Self::UdpSymmetric,
+        Self::StatefulFw,
     ];
 
     /// As in options and reports.
@@ -35,7 +55,12 @@ impl Model {
         match self {
             Self::VpnMasquerade => "vpn-masquerade",
             Self::ConntrackGeneric => "conntrack-generic",
+            Self::Cpe8Entries => "cpe-8-entries",
+            Self::OldestIncomplete => "oldest-incomplete",
+            Self::HoldUntilReply => "hold-until-reply",
+            Self::UdpEim => "udp-eim",
             Self::UdpSymmetric => "udp-symmetric",
+            Self::StatefulFw => "stateful-fw",
         }
     }
 
@@ -54,7 +79,12 @@ impl Model {
         match self {
             Self::VpnMasquerade => Box::new(VpnMasquerade::default().make(public)),
             Self::ConntrackGeneric => Box::new(ConntrackGeneric::default().make(public)),
+            Self::Cpe8Entries => Box::new(Cpe8Entries::default().make(public)),
+            Self::OldestIncomplete => Box::new(OldestIncomplete::default().make(public)),
+            Self::HoldUntilReply => Box::new(HoldUntilReply::default().make(public)),
+            Self::UdpEim => Box::new(UdpEim::default().make(public)),
             Self::UdpSymmetric => Box::new(UdpSymmetric::default().make(public)),
+            Self::StatefulFw => Box::new(StatefulFw::default().make()),
         }
     }
 }

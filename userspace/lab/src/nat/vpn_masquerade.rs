@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use mitregate_wire::udp::PORT_IKE;
 
-use super::esp::EspTable;
+use super::esp::{Entry, EspTable, Order};
 use super::ports::{Choice, Full, Mapping, PortRules, Timers};
 use super::translator::{Tracker, Translator};
 use super::{Output, Packet, Quote, Row, secs};
@@ -102,7 +102,7 @@ impl VpnMasquerade {
     #[must_use]
     pub fn make(self, public: IpAddr) -> Translator {
         let tracker = Tables {
-            esp: EspTable::new(self.max_entries),
+            esp: EspTable::new(Order::Age, self.max_entries),
             ike: Vec::new(),
             rules: Self {
                 established: self.established.max(ESTABLISHED_MIN),
@@ -309,7 +309,7 @@ impl Tracker for Tables {
 
     fn show(&self, now: Duration, public: Option<IpAddr>, rows: &mut Vec<Row>) {
         let most = self.rules.blocking;
-        let what = |entry: &super::esp::Entry<Pending>| match (&entry.state, entry.spi_in) {
+        let what = |entry: &Entry<Pending>| match (&entry.state, entry.spi_in) {
             (_, Some(_)) => "established".to_owned(),
             (
                 Pending {

@@ -1,4 +1,10 @@
+mod cpe_8_entries;
+mod every;
+mod faults;
+mod hold_until_reply;
+mod oldest_incomplete;
 mod ports;
+mod stateful_fw;
 mod vpn_masquerade;
 
 use std::net::SocketAddr;

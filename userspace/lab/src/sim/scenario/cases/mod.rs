@@ -163,8 +163,7 @@ impl Pair {
 #[must_use]
 pub fn encaps(nat: Option<Model>, clients: usize) -> Vec<EncapMode> {
     let all = [EncapMode::Esp, EncapMode::Udp, EncapMode::Auto];
-    let alone = |model| nat::one_esp_client(model) && clients > 1;
-    let esp = nat.is_none_or(|model| nat::passes_esp(model) && !alone(model));
+    let esp = nat.is_none_or(|model| clients <= nat::esp_clients(model));
     let fits = |encap: &EncapMode| esp || *encap != EncapMode::Esp;
     all.into_iter().filter(fits).collect()
 }
@@ -178,8 +177,10 @@ impl Setting {
             Case::Squelch => 3 + stage.below(6),
             _ => 1 + stage.below(2),
         };
-        // This NAT lets plain ESP of one client through.
-        let alone = encap == EncapMode::Esp && pair.nat.is_some_and(nat::one_esp_client);
+        let most = match (encap, pair.nat) {
+            (EncapMode::Esp, Some(model)) => nat::esp_clients(model),
+            _ => usize::MAX,
+        };
         let flows = match pair.case {
             // What the client sends hides that it is not reached.
             Case::ServerRekeyIdle => Flows::S2c,
@@ -190,11 +191,7 @@ impl Setting {
         Self {
             pair,
             encap,
-            clients: if alone {
-                1
-            } else {
-                usize::try_from(many).unwrap_or(1)
-            },
+            clients: usize::try_from(many).unwrap_or(1).min(most),
             rtt: 2 * (latency + Duration::from_millis(LATENCY.1 + CLIENT_LATENCY)),
             period: Duration::from_millis(stage.pick(&PERIODS)),
             flows,

@@ -2,57 +2,74 @@
 
 use std::time::Duration;
 
-use crate::nat::{ConntrackGeneric, Model, UdpSymmetric, VpnMasquerade};
+use crate::nat::{
+    ConntrackGeneric, Cpe8Entries, HoldUntilReply, Model, OldestIncomplete, StatefulFw, UdpEim,
+    UdpSymmetric, VpnMasquerade,
+};
 
-/// Whether ESP without UDP passes.
-pub fn passes_esp(model: Model) -> bool {
+/// How many clients of one server can have ESP without UDP at a time.
+pub fn esp_clients(model: Model) -> usize {
     match model {
-        Model::VpnMasquerade | Model::ConntrackGeneric => true,
-        Model::UdpSymmetric => false,
-    }
-}
-
-/// Whether plain ESP of one client keeps out that of all others to the same server.
-pub fn one_esp_client(model: Model) -> bool {
-    match model {
-        Model::ConntrackGeneric => true,
-        Model::VpnMasquerade | Model::UdpSymmetric => false,
+        // Known by its addresses alone.
+        Model::ConntrackGeneric => 1,
+        // While an epoch is replaced, and until the entry of the one before has expired, a client has several.
+        Model::Cpe8Entries => 2,
+        Model::UdpEim | Model::UdpSymmetric => 0,
+        Model::VpnMasquerade
+        | Model::OldestIncomplete
+        | Model::HoldUntilReply
+        | Model::StatefulFw => usize::MAX,
     }
 }
 
 /// Whether plain ESP of one client is kept out, or held, until another one's has been answered.
 pub fn serialises(model: Model) -> bool {
-    match model {
-        Model::VpnMasquerade => true,
-        Model::ConntrackGeneric | Model::UdpSymmetric => false,
-    }
+    matches!(model, Model::VpnMasquerade | Model::HoldUntilReply)
 }
 
 /// Whether an inbound SPI that was not seen before is taken for that of a client that waits for one.
 pub fn guesses(model: Model) -> bool {
     match model {
-        Model::VpnMasquerade => true,
-        Model::ConntrackGeneric | Model::UdpSymmetric => false,
+        Model::VpnMasquerade
+        | Model::Cpe8Entries
+        | Model::OldestIncomplete
+        | Model::HoldUntilReply => true,
+        // Its packets say whose they are.
+        Model::StatefulFw => false,
+        Model::ConntrackGeneric | Model::UdpEim | Model::UdpSymmetric => false,
     }
 }
 
 /// After so long in silence every entry has gone.
 pub fn longest_life(model: Model) -> Duration {
-    match model {
-        Model::VpnMasquerade => VpnMasquerade::default().established,
-        Model::ConntrackGeneric => ConntrackGeneric::GENERIC,
-        Model::UdpSymmetric => UdpSymmetric::default().ports.timers.udp_stream,
-    }
+    life(model, true).max(life(model, false))
 }
 
 /// How long the entry of a tunnel that has carried data lives without a packet.
 pub fn life(model: Model, esp: bool) -> Duration {
-    match model {
-        Model::VpnMasquerade if esp => VpnMasquerade::default().established,
-        Model::VpnMasquerade => VpnMasquerade::default().ports.timers.udp_stream,
-        Model::ConntrackGeneric if esp => ConntrackGeneric::GENERIC,
-        Model::ConntrackGeneric => ConntrackGeneric::default().ports.timers.udp_stream,
-        Model::UdpSymmetric => UdpSymmetric::default().ports.timers.udp_stream,
+    let esp_life = match model {
+        Model::VpnMasquerade => VpnMasquerade::default().established,
+        Model::ConntrackGeneric => ConntrackGeneric::GENERIC,
+        Model::Cpe8Entries => Cpe8Entries::default().esp.complete,
+        Model::OldestIncomplete => OldestIncomplete::default().esp.complete,
+        Model::HoldUntilReply => HoldUntilReply::default().established,
+        Model::StatefulFw => StatefulFw::default().esp.complete,
+        Model::UdpEim | Model::UdpSymmetric => Duration::ZERO,
+    };
+    let ports = match model {
+        Model::VpnMasquerade => VpnMasquerade::default().ports,
+        Model::ConntrackGeneric => ConntrackGeneric::default().ports,
+        Model::Cpe8Entries => Cpe8Entries::default().ports,
+        Model::OldestIncomplete => OldestIncomplete::default().ports,
+        Model::HoldUntilReply => HoldUntilReply::default().ports,
+        Model::UdpEim => UdpEim::default().ports,
+        Model::UdpSymmetric => UdpSymmetric::default().ports,
+        Model::StatefulFw => StatefulFw::default().ports,
+    };
+    if esp {
+        esp_life
+    } else {
+        ports.timers.udp_stream
     }
 }
 
@@ -60,7 +77,8 @@ pub fn life(model: Model, esp: bool) -> Duration {
 pub fn pending(model: Model) -> Duration {
     match model {
         Model::VpnMasquerade => VpnMasquerade::default().pending,
-        Model::ConntrackGeneric | Model::UdpSymmetric => Duration::ZERO,
+        Model::HoldUntilReply => HoldUntilReply::default().pending,
+        _ => Duration::ZERO,
     }
 }
 
@@ -68,6 +86,6 @@ pub fn pending(model: Model) -> Duration {
 pub fn squelch(model: Model) -> Duration {
     match model {
         Model::VpnMasquerade => VpnMasquerade::default().squelch,
-        Model::ConntrackGeneric | Model::UdpSymmetric => Duration::ZERO,
+        _ => Duration::ZERO,
     }
 }
