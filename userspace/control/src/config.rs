@@ -108,7 +108,8 @@ pub struct ConnectionConfig {
     pub dpd_delay: Duration,
     /// A peer that has not answered for this long counts as dead; zero: as the retransmissions say.
     pub dpd_timeout: Duration,
-    /// Time between keepalives behind a NAT (RFC 3948 §4); zero: none.
+    /// Time between keepalives behind a NAT (RFC 3948 §4); zero: none. Where ESP does not share IKE's mapping,
+    /// four times as long.
     pub keepalive: Duration,
     /// Virtual addresses to ask the peer for (RFC 7296 §3.15); an unspecified one: any of its family.
     pub vips: Vec<IpAddr>,
@@ -278,8 +279,9 @@ impl ConnectionConfig {
     pub const DPD_DELAY: Duration = Duration::from_secs(120);
     /// Default of [`Self::max_peers`].
     pub const MAX_PEERS: usize = 1000;
-    /// Default of [`Self::keepalive`]: under the 30 s after which the shortest NAT forgets.
-    pub const KEEPALIVE: Duration = Duration::from_secs(20);
+    /// Default of [`Self::keepalive`]: under the 30 s after which the shortest NAT forgets, and over the
+    /// time between two pings of a quiet tunnel, which keep the mapping as well.
+    pub const KEEPALIVE: Duration = Duration::from_secs(25);
 
     fn check(&self) -> Result<(), ConfigError> {
         let name = || self.name.clone();

@@ -24,7 +24,7 @@ const BUSY: usize = 4;
 const HALF_OPEN_GRACE: Duration = Duration::from_secs(1);
 /// A new IKE SA that takes more than this many times the first wait of IKE's retransmissions is given up
 /// for a fresh one: the responder may have restarted half-way, or a NAT may hold on to the old one.
-const CONNECT_PATIENCE: u32 = 20;
+pub const CONNECT_PATIENCE: u32 = 20;
 
 impl Control {
     /// Takes a datagram of UDP 500 or 4500.

@@ -18,6 +18,9 @@ use crate::{ConnectionConfig, Control, Follow, Output};
 
 /// RFC 3948 §2.3.
 pub(crate) const KEEPALIVE: [u8; 1] = [0xff];
+/// Keepalives are so many times rarer for a mapping that only IKE uses: its client starts all exchanges but
+/// those of a server that gives up, and each opens the mapping anew.
+const APART: u32 = 4;
 /// A peer is followed to a new address no more often than this.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
@@ -391,8 +394,23 @@ impl Control {
 
     fn keepalive_of(&self, id: SessionId) -> Option<(&crate::session::Session, Duration)> {
         let session = self.sessions.get(&id)?;
-        let every = self.connections[session.connection?].config.keepalive;
+        let mut every = self.connections[session.connection?].config.keepalive;
         let behind = session.established.as_ref()?.nat.local;
+        if self.is_apart(id) {
+            every *= APART;
+        }
         (behind && !every.is_zero() && session.is_usable()).then_some((session, every))
+    }
+
+    /// Whether all ESP of an IKE SA goes another way through the NAT than IKE itself.
+    fn is_apart(&self, id: SessionId) -> bool {
+        let tunnels = self.tunnels_of(id);
+        let epochs = tunnels
+            .iter()
+            .flat_map(|at| self.tunnels[*at].epochs.values());
+        let mut ways = epochs
+            .filter(|e| e.session == Some(id))
+            .map(|e| e.outer.encap);
+        ways.next() == Some(Encap::Esp) && ways.all(|encap| encap == Encap::Esp)
     }
 }

@@ -74,14 +74,20 @@ fn keepalives_keep_a_mapping_that_nothing_else_keeps() {
         for pair in sent.windows(2) {
             let pause = pair[1].0 - pair[0].0;
             // Counted from the answer, where one was waited for.
-            let most = ConnectionConfig::KEEPALIVE + ms(20);
-            assert!(pause <= most, "{encap:?}: {pause:?}");
+            let every = ConnectionConfig::KEEPALIVE * if encap == EncapMode::Esp { 4 } else { 1 };
+            assert!(pause <= every + ms(20), "{encap:?}: {pause:?}");
             if pair[1].1 == Sent::Keepalive {
+                // The first one may have been set before there was any ESP.
                 assert!(pause >= ConnectionConfig::KEEPALIVE, "{encap:?}: {pause:?}");
                 assert_eq!(pair[1].2, pair[0].2, "{encap:?}");
             }
         }
-        assert!(keepalives(&net, 0) > 0, "{encap:?}");
+        // In UDP the pings of a quiet tunnel come sooner.
+        assert_eq!(
+            keepalives(&net, 0) > 0,
+            encap == EncapMode::Esp,
+            "{encap:?}"
+        );
         assert_eq!(keepalives(&net, 1), 0, "{encap:?}: not behind a NAT");
         assert_eq!(net.status(0), ["proven"]);
 

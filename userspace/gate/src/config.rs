@@ -120,8 +120,9 @@ impl Default for Idle {
             tick: Duration::from_millis(250),
             unanswered: Duration::from_millis(750),
             silence: Duration::from_secs(1),
-            // A ping and its answer in 25 s: under a packet in ten seconds, also with jitter.
-            silence_max: Duration::from_secs(25),
+            // A ping and its answer in 23 s, and some rekeys: under a packet in ten seconds. Sooner than a
+            // NAT keepalive is due, which is then not needed.
+            silence_max: Duration::from_secs(23),
             receive_only: Duration::from_secs(10),
         }
     }

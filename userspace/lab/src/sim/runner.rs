@@ -53,6 +53,9 @@ pub struct Options {
     /// Threads; by default one for each core
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Print what outages are held to, as in docs/recovery-bounds.md
+    #[arg(long)]
+    bounds: bool,
     /// List the scenarios
     #[arg(long)]
     list: bool,
@@ -137,6 +140,14 @@ impl Trial {
         }
     }
 
+    /// What no run's outage may exceed, in seconds.
+    fn bound(&self) -> Option<f64> {
+        match self {
+            Self::Pair(pair) if pair.gated => Some(pair.bound().as_secs_f64()),
+            _ => None,
+        }
+    }
+
     /// The arguments that choose it, and it alone.
     fn arguments(&self) -> String {
         let mut words = format!("--scenario {}", self.name());
@@ -165,7 +176,7 @@ pub struct Summary {
     pub virtual_seconds: f64,
     /// Of all runs.
     pub packets: u64,
-    /// The largest of the runs' bounds; null without the gate.
+    /// The largest that a run may be held to; null without the gate.
     pub bound_s: Option<f64>,
     /// The median outage; null if it had not ended within the run.
     pub median_s: Option<f64>,
@@ -205,6 +216,10 @@ impl Outages {
 
 /// Runs what is asked for; `false` if a seed failed.
 pub fn run(options: &Options) -> Result<bool> {
+    if options.bounds {
+        print!("{}", scenario::cases::markdown());
+        return Ok(true);
+    }
     let trials = chosen(options)?;
     if options.list {
         list(&trials);
@@ -376,7 +391,7 @@ fn one(trial: &Trial, options: &Options, jobs: usize) -> Summary {
         failed: failures.iter().map(|(seed, _)| *seed).collect(),
         virtual_seconds: virtual_time.as_secs_f64(),
         packets: packets.into_inner(),
-        bound_s: outages.bound,
+        bound_s: trial.bound().or(outages.bound),
         median_s,
         worst_s,
         never: outages.never(),
@@ -474,7 +489,7 @@ fn replay(trial: &Trial, seed: u64, options: &Options) -> Result<bool> {
             failed: run.violation.iter().map(|_| seed).collect(),
             virtual_seconds: run.virtual_time.as_secs_f64(),
             packets: run.packets,
-            bound_s: outages.bound,
+            bound_s: trial.bound().or(outages.bound),
             median_s,
             worst_s,
             never: outages.never(),

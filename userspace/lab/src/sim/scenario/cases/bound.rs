@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use mitregate_control::{EncapMode, GateConfig, RETRY_MAX, Role, Strangers};
+use mitregate_control::{CONNECT_PATIENCE, EncapMode, GateConfig, RETRY_MAX, Role, Strangers};
 use mitregate_ike::Retransmit;
 
 use super::{Flows, Setting, nat};
@@ -116,11 +116,24 @@ impl Longest {
         self.gate.rekey_patience
     }
 
-    /// Between two requests to set up an IKE SA: the wait between two attempts, or between two
-    /// repetitions within one.
+    /// Between two attempts to set up an IKE SA.
     #[must_use]
     pub fn retry(&self) -> Duration {
-        RETRY_MAX.max(Retransmit::default().limit)
+        RETRY_MAX
+    }
+
+    /// From the last request of an attempt until it is given up.
+    #[must_use]
+    pub fn attempt(&self) -> Duration {
+        let retransmit = Retransmit::default();
+        let patience = retransmit.timeout * CONNECT_PATIENCE;
+        let (mut last, mut wait) = (Duration::ZERO, retransmit.timeout);
+        // Repetitions may be a tenth early.
+        while last + wait.mul_f64(0.9) < patience {
+            last += wait.mul_f64(0.9);
+            wait = wait.mul_f64(retransmit.base).min(retransmit.limit);
+        }
+        patience - last
     }
 }
 
@@ -168,12 +181,23 @@ impl Bound {
                 if setting.flows != Flows::C2s || crossed || serialised {
                     notice(&mut add);
                 }
+                let mut round_trips = 1;
                 if crossed || serialised {
+                    if setting.pair.case == Case::Misbinding {
+                        // The first ping was answered, and the next silence is allowed to be longer.
+                        add("silence", 1, longest.silence());
+                    }
                     add("suspect", 1, longest.suspect());
-                    add("R", 2, r);
                     add("turns", 1, longest.turns(others));
+                    if shared.is_some_and(|model| !nat::squelch(model).is_zero())
+                        && setting.flows != Flows::S2c
+                    {
+                        add("squelch", 1, shared.map_or(Duration::ZERO, nat::squelch));
+                        add("idle", 1, longest.between_idle_pings());
+                    }
+                    round_trips += 2;
                 }
-                add("R", 1, r);
+                add("R", round_trips, r);
                 add("P", 1, p);
             }
             Case::Expiry => {
@@ -187,6 +211,7 @@ impl Bound {
                 }
             }
             Case::Squelch => {
+                add("attempt", 1, longest.attempt());
                 add("retry", 1, longest.retry());
                 add("R", 5, r);
                 if serialised {
@@ -235,7 +260,7 @@ impl Bound {
             terms.push(Term {
                 name: "door",
                 times: 1,
-                each: DOOR + longest.retry(),
+                each: DOOR + longest.attempt() + longest.retry(),
             });
         }
         if esp && nat.is_some_and(nat::serialises) {

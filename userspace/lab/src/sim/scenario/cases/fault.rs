@@ -108,6 +108,10 @@ fn probe(stage: &mut Stage, setting: &Setting, site: &Site) {
 /// All tunnels are up and have carried the probe for a while.
 fn running(stage: &mut Stage, setting: &Setting, site: &Site) -> Result<(), Violation> {
     stage.up(site, 60 * SECOND)?;
+    // Who is behind a NAT speaks first.
+    for [there, _] in &site.flows {
+        stage.world.offer(*there);
+    }
     probe(stage, setting, site);
     let length = stage.ms(2_000, 6_000);
     stage.world.run(length)

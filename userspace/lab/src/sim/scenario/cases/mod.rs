@@ -5,6 +5,7 @@ mod bound;
 mod fault;
 mod nat;
 mod outage;
+mod table;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::sim::setup::{Plan, Site};
 use crate::sim::world::Violation;
 
 pub use bound::{Bound, Longest, Term};
+pub use table::markdown;
 
 /// A failure case with a NAT model, with the gate or without it: one row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,41 @@ impl Pair {
         perform(&salt, seed, traced, |stage| self.act(stage))
     }
 
+    /// What no run's bound exceeds.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        let of = |encap| Bound::of(&Setting::worst(*self, encap)).total();
+        encaps(self.nat, 1)
+            .into_iter()
+            .map(of)
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// At least and at most so many clients.
+    fn clients(&self, encap: EncapMode) -> (u64, u64) {
+        let (few, many) = match self.case {
+            Case::Collision | Case::Misbinding | Case::SameSpi => (2, 4),
+            Case::Squelch => (3, 8),
+            _ => (1, 2),
+        };
+        let most = match (encap, self.nat) {
+            (EncapMode::Esp, Some(model)) => nat::esp_clients(model) as u64,
+            _ => many,
+        };
+        (few.min(most), many.min(most))
+    }
+
+    /// Which way the probe may go.
+    fn flows(&self) -> &'static [Flows] {
+        match self.case {
+            // What the client sends would hide that it is not reached.
+            Case::ServerRekeyIdle => &[Flows::S2c],
+            Case::Expiry | Case::Race | Case::Misbinding => &[Flows::S2c, Flows::Both],
+            _ => &[Flows::C2s, Flows::S2c, Flows::Both],
+        }
+    }
+
     fn act(&self, stage: &mut Stage) -> Result<(), Violation> {
         let setting = Setting::draw(*self, stage);
         stage.world.announced.extend([
@@ -172,15 +209,8 @@ impl Setting {
     fn draw(pair: Pair, stage: &mut Stage) -> Self {
         let encap = stage.pick(&encaps(pair.nat, 1));
         let latency = stage.ms(1, LATENCY.0);
-        let many = match pair.case {
-            Case::Collision | Case::Misbinding | Case::SameSpi => 2 + stage.below(3),
-            Case::Squelch => 3 + stage.below(6),
-            _ => 1 + stage.below(2),
-        };
-        let most = match (encap, pair.nat) {
-            (EncapMode::Esp, Some(model)) => nat::esp_clients(model),
-            _ => usize::MAX,
-        };
+        let (few, many) = pair.clients(encap);
+        let clients = few + stage.below(many - few + 1);
         let flows = match pair.case {
             // What the client sends hides that it is not reached.
             Case::ServerRekeyIdle => Flows::S2c,
@@ -191,12 +221,30 @@ impl Setting {
         Self {
             pair,
             encap,
-            clients: usize::try_from(many).unwrap_or(1).min(most),
+            clients: usize::try_from(clients).unwrap_or(1),
             rtt: 2 * (latency + Duration::from_millis(LATENCY.1 + CLIENT_LATENCY)),
             period: Duration::from_millis(stage.pick(&PERIODS)),
             flows,
             lasts,
         }
+    }
+
+    /// What leads to the largest bound.
+    #[must_use]
+    pub fn worst(pair: Pair, encap: EncapMode) -> Self {
+        let (_, clients) = pair.clients(encap);
+        let with = |flows: &Flows| Self {
+            pair,
+            encap,
+            clients: usize::try_from(clients).unwrap_or(1),
+            rtt: 2 * Duration::from_millis(LATENCY.0 + LATENCY.1 + CLIENT_LATENCY),
+            period: Duration::from_millis(PERIODS[0]),
+            flows: *flows,
+            lasts: Duration::ZERO,
+        };
+        let all = pair.flows().iter().map(with);
+        let worst = all.max_by_key(|setting| Bound::of(setting).total());
+        worst.unwrap_or_else(|| with(&Flows::Both))
     }
 
     /// The hosts, not started, and flows that rest.
