@@ -92,6 +92,7 @@ impl Pair {
             (Case::Misbinding, None) => Some("nothing is bound where there is no NAT"),
             (Case::NatCrash | Case::Remap, None) => Some("there is no NAT"),
             (Case::Expiry, None) => Some("there is no mapping"),
+            (Case::Remap, Some(Model::StatefulFw)) => Some("it translates nothing"),
             _ => None,
         }
     }
