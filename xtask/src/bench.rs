@@ -9,7 +9,7 @@ use crate::{build, lab, setup, setup::Need, sh};
 
 #[derive(Args)]
 pub struct Options {
-    /// What to measure; without it everything
+    /// What to measure; without it everything but recovery
     #[arg(value_enum)]
     what: Option<What>,
     /// Handed on to the bench named before; try engine --help
@@ -31,12 +31,14 @@ enum What {
     E2e,
     /// IKE handshakes per second and memory per IKE SA, beside strongSwan
     Ike,
+    /// Outages and losses under a NAT's faults and rekeys, beside strongSwan and wireguard-go
+    Recovery,
 }
 
 pub fn run(options: &Options) -> Result<()> {
     if options.what.is_none() && !options.args.is_empty() {
         bail!(
-            "name the bench that takes {:?}: engine, classifier, e2e or ike",
+            "name the bench that takes {:?}: engine, classifier, e2e, ike or recovery",
             options.args
         );
     }
@@ -63,6 +65,14 @@ pub fn run(options: &Options) -> Result<()> {
         build::packages(true, &["mitregate", "mitregate-bench"])?;
         sh::step("bench: IKE handshakes, mitregate and strongSwan as the responder by turns");
         program("mitregate-bench", "ike", options)?;
+    }
+    // Twenty minutes: only when it is asked for.
+    if options.what == Some(What::Recovery) {
+        sh::need_root("`bench recovery`")?;
+        setup::ensure_recovery()?;
+        lab::prepare()?;
+        sh::step("bench: recovery, four systems under the same faults");
+        program("mitregate-lab", "recovery", options)?;
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ enum Task {
     Test(test::Options),
     /// Hosts, links and NATs in one thread, under virtual time: scenarios by seeds
     Sim(sim::Pass),
-    /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled) | ike
+    /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled) | ike | recovery
     Bench(bench::Options),
     /// strongSwan as the peer, in namespaces: the matrix of cases, data counted in each
     Interop(interop::Options),

@@ -34,6 +34,7 @@ const BUILD: &[Package] = &[
 const DEMO: &[Package] = &[
     ("iproute2", "ip and tc: namespaces, links, routes, queues"),
     ("nftables", "the NAT in the middle"),
+    ("conntrack", "makes the NAT forget, and shows what it knows"),
     ("ethtool", "switches offloads off"),
     ("tcpdump", "the capture that the leak check reads"),
     ("iperf3", "TCP measurements"),
@@ -53,6 +54,11 @@ const INTEROP: &[Package] = &[
         "openssl",
         "makes certificates, and judges those that we make",
     ),
+];
+/// Beside strongSwan.
+const RECOVERY: &[Package] = &[
+    ("wireguard-go", "WireGuard in userspace: compared with"),
+    ("wireguard-tools", "wg, which configures it"),
 ];
 /// For a Debian of another release in a folder.
 const ROOT: &[Package] = &[("mmdebstrap", "makes a newer Debian in a folder")];
@@ -118,6 +124,12 @@ pub fn ensure(need: Need) -> Result<()> {
         install_components()?;
     }
     Ok(())
+}
+
+/// All that [`crate::bench`]'s comparison under faults needs.
+pub fn ensure_recovery() -> Result<()> {
+    ensure(Need::Interop)?;
+    install_packages(RECOVERY)
 }
 
 /// What [`crate::interop`] makes its roots with.

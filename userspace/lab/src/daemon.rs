@@ -66,6 +66,9 @@ pub struct Settings {
     /// ESP's cipher: aes256gcm16 | aes128gcm16 | chacha20poly1305
     #[arg(long, default_value = "aes256gcm16")]
     pub suite: String,
+    /// What asks whether the path carries anything: auto | echo | icmp | off
+    #[arg(long, default_value = "auto")]
+    pub gate: String,
     /// The daemons' log level
     #[arg(long, default_value = "info")]
     pub daemon_log: String,
@@ -80,6 +83,7 @@ impl Settings {
             .replace("@LOG@", &self.daemon_log)
             .replace("@ENCAP@", self.encap.name())
             .replace("@SUITE@", &self.suite)
+            .replace("@GATE@", &self.gate)
     }
 }
 
@@ -345,6 +349,7 @@ mod tests {
             encap: Encap::Esp,
             provider: "aws-lc".into(),
             suite: "aes256gcm16".into(),
+            gate: "off".into(),
             daemon_log: "info".into(),
         };
         let run = Path::new("/run/mitregate/lab/x");
@@ -368,6 +373,7 @@ mod tests {
             encap: Encap::Auto,
             provider: "aws-lc".into(),
             suite: "aes256gcm16".into(),
+            gate: "auto".into(),
             daemon_log: "info".into(),
         };
         let run = Path::new("/run/x");

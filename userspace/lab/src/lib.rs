@@ -27,6 +27,7 @@ pub mod netns;
 pub mod payload;
 pub mod ping;
 pub mod probe;
+pub mod recovery;
 pub mod report;
 pub mod sh;
 pub mod sim;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use mitregate_lab::{compare, demo, interop, interrupt, nat_box, sh, sim, standing};
+use mitregate_lab::{compare, demo, interop, interrupt, nat_box, recovery, sh, sim, standing};
 
 #[derive(Parser)]
 #[command(
@@ -33,6 +33,8 @@ enum Command {
     Compare(compare::Options),
     /// The same daemon with strongSwan as the peer, case by case
     Interop(interop::Options),
+    /// Mitregate beside others under a NAT's faults and rekeys: how long nothing arrives
+    Recovery(recovery::Options),
     /// Hosts, links and NATs in one thread, under virtual time; needs neither root nor tools
     Sim(sim::runner::Options),
     /// The NAT of a lab that is left standing; run in its namespace
@@ -77,6 +79,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Command::Baseline(options) => compare::baseline(options)?,
         Command::Compare(options) => compare::compare(options)?,
         Command::Interop(options) => return interop::run(options),
+        Command::Recovery(options) => return recovery::run(options),
         Command::Sim(_) | Command::NatBox(_) => {}
     }
     Ok(true)

@@ -71,10 +71,15 @@ pub fn run(line: &str) -> Result<String> {
 
 /// Run with that text as stdin.
 pub fn feed(cmd: &mut Command, text: &str) -> Result<()> {
+    filter(cmd, text).map(drop)
+}
+
+/// Run with that text as stdin; its stdout.
+pub fn filter(cmd: &mut Command, text: &str) -> Result<String> {
     trace(cmd);
     let mut child = cmd
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", show(cmd)))?;
@@ -88,5 +93,5 @@ pub fn feed(cmd: &mut Command, text: &str) -> Result<()> {
         let stderr = String::from_utf8_lossy(&out.stderr);
         bail!("`{}` failed: {}: {}", show(cmd), out.status, stderr.trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

@@ -14,7 +14,7 @@ use super::{
     swan::{self, Release, Swan},
 };
 use crate::{
-    daemon::Daemon,
+    daemon::{Daemon, epochs},
     interrupt,
     probe::{Probe, Tally},
     topology::{CLIENT_INNER, Host, Lab, SERVER},
@@ -395,12 +395,6 @@ pub fn told(up: &Tally, down: &Tally) -> String {
         text
     };
     format!("{}, {}", one(up, "up"), one(down, "down"))
-}
-
-/// Every epoch of every tunnel in a `list-sas` answer.
-pub fn epochs(list: &Value) -> impl Iterator<Item = &Value> {
-    let tunnels = list["tunnels"].as_array().into_iter().flatten();
-    tunnels.flat_map(|tunnel| tunnel["epochs"].as_array().into_iter().flatten())
 }
 
 /// An error unless the field is that text.
