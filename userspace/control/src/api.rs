@@ -25,7 +25,7 @@ pub struct Datagram<'a> {
 /// What a worker reports. Packets are named only after their ICV was verified.
 #[derive(Debug, Clone, Copy)]
 pub enum DataEvent<'a> {
-    /// A control packet (ESP Echo) arrived through a tunnel.
+    /// A control packet (ESP Echo, an answer to our inner ICMP echo) arrived through a tunnel.
     Inner {
         /// The SA's tunnel.
         tunnel: TunnelId,
@@ -223,6 +223,9 @@ pub struct Install {
     pub soft_bytes: u64,
     /// Whether to report [`DataEvent::Moved`].
     pub tell_moves: bool,
+    /// What answers to our inner ICMP echos carry, which then are for control
+    /// ([`DataEvent::Inner`]) and not for the inner network.
+    pub icmp_secret: Option<[u8; 16]>,
     /// Packets to seal at all.
     pub hard_packets: u64,
     /// Inner bytes to seal at all.

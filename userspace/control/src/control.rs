@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::directory::Responders;
 use crate::encap::PlainPings;
 use crate::half_open::Callers;
+use crate::icmp;
 use crate::path::Sign;
 use crate::pools::Pools;
 use crate::schedule::{Due, Schedule};
@@ -194,6 +195,17 @@ impl Control {
                     return;
                 };
                 if next_header != echo::NEXT_HEADER {
+                    let secret = &self.tunnels[at].icmp_secret;
+                    if let Some((id, seq, size)) = icmp::answer(payload, secret) {
+                        let reply = Input::IcmpReply {
+                            epoch,
+                            id,
+                            seq,
+                            size,
+                        };
+                        self.gate(now, at, reply);
+                        self.settle(now);
+                    }
                     return;
                 }
                 let Ok(echo) = Echo::new_checked(payload) else {

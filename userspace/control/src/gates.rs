@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::control::tunnel_id;
 use crate::encap::{Ways, udp_ends};
+use crate::icmp;
 use crate::list::ms;
 use crate::session::SessionId;
 use crate::tunnel::{Connection, Epoch, Goal, Tunnel, outer};
@@ -50,6 +51,7 @@ impl Control {
             udp: udp_ends(session.local, session.remote),
             doubtful: false,
         };
+        let icmp = self.icmp_ends(id, at, &child);
         let ends = (session.local.ip(), session.remote.ip());
         let dark = ways.by_proof && self.connections[index].plain_esp.is_dark(ends);
         let encap = match ways.udp {
@@ -94,6 +96,7 @@ impl Control {
             soft_bytes: if rekeys { soft.bytes } else { UNLIMITED },
             tell_moves: !caps.esp_echo
                 && self.connections[index].config.mobility.follow == Follow::Any,
+            icmp_secret: icmp.map(|_| tunnel.icmp_secret),
             hard_packets: lifetime.life_packets,
             hard_bytes: lifetime.life_bytes,
             counters: Arc::clone(&counters),
@@ -109,6 +112,7 @@ impl Control {
                 ways,
                 local_ts: child.local_ts,
                 remote_ts: child.remote_ts,
+                icmp,
                 counters,
                 rekey_at: rekeys.then(|| now + soft.time),
                 expires_at: now + lifetime.life_time,
@@ -129,11 +133,32 @@ impl Control {
             spi_in: child.spi_in,
             spi_out: child.spi_out,
             peer_echo: caps.esp_echo,
+            icmp: icmp.map(|ends| ends.target),
             initiated: child.initiator,
             redundant: child.redundant,
             replaces,
         };
         self.gate(now, at, Input::Installed(installed));
+    }
+
+    /// Where an epoch of this child can be asked by ICMP, if its gate does that.
+    fn icmp_ends(&self, id: SessionId, at: usize, child: &ChildSa) -> Option<icmp::Ends> {
+        let session = self.sessions.get(&id)?;
+        let gate = self.tunnels[at].gate.config();
+        let established = session.established.as_ref();
+        let echo = established.is_some_and(|e| e.peer_caps.esp_echo);
+        if !icmp::is_used(gate.mode) || echo && gate.mode.uses_echo() {
+            return None;
+        }
+        let own = established.map_or(&[][..], |e| &e.local_assigned.addresses);
+        let theirs = established.map_or(&[][..], |e| &e.remote_assigned.addresses);
+        let targets = [&gate.icmp_targets, theirs].concat();
+        let known = icmp::Known {
+            targets: &targets,
+            peer: session.remote.ip(),
+            own,
+        };
+        icmp::choose(&child.local_ts, &child.remote_ts, known)
     }
 
     /// A child that is not, or no longer, wanted.
@@ -153,6 +178,27 @@ impl Control {
                         epoch,
                         next_header,
                         via: None,
+                        payload,
+                    });
+                }
+                GateOutput::SendIcmp {
+                    epoch,
+                    id,
+                    seq,
+                    size,
+                } => {
+                    let t = &self.tunnels[at];
+                    let ends = t.epochs.get(&epoch).and_then(|e| e.icmp);
+                    let secret = &t.icmp_secret;
+                    let Some((next_header, payload)) =
+                        ends.map(|ends| icmp::request(ends, id, seq, secret, size))
+                    else {
+                        continue;
+                    };
+                    self.outputs.push_back(Output::SendInner {
+                        tunnel,
+                        epoch,
+                        next_header,
                         payload,
                     });
                 }

@@ -27,6 +27,7 @@ mod directory;
 mod encap;
 mod gates;
 mod half_open;
+mod icmp;
 mod idle;
 mod ike;
 mod keylog;

@@ -9,6 +9,7 @@ use mitregate_wire::TrafficSelector;
 use tracing::{info, warn};
 
 use crate::control::tunnel_id;
+use crate::icmp::Secret;
 use crate::lifecycle::CLOSE_PATIENCE;
 use crate::session::SessionId;
 use crate::tunnel::{Connection, Tunnel};
@@ -197,7 +198,9 @@ impl Control {
         }));
         let connection = &mut self.connections[index];
         let gate = connection.config.gate.clone();
-        let tunnel = Tunnel::new(index, child, name, gate, local_ts, remote_ts);
+        let mut secret = Secret::default();
+        self.rng.fill_bytes(&mut secret);
+        let tunnel = Tunnel::new(index, child, name, gate, secret, local_ts, remote_ts);
         let at = self.tunnels.push(tunnel);
         connection.tunnels.push(at);
         Some(at)

@@ -14,6 +14,7 @@ use mitregate_wire::esp::Spi;
 use rand_core::Rng;
 
 use crate::encap::{Encapsulation, PlainEsp, Ways};
+use crate::icmp::{self, Secret};
 use crate::idle::Quiet;
 use crate::session::SessionId;
 use crate::{ConnectionConfig, Outer, Ticket};
@@ -108,6 +109,8 @@ pub(crate) struct Tunnel {
     /// The peer's side.
     pub(crate) remote_ts: Vec<TrafficSelector>,
     pub(crate) gate: Gate,
+    /// Of its inner ICMP echos.
+    pub(crate) icmp_secret: Secret,
     pub(crate) epochs: BTreeMap<EpochId, Epoch>,
     /// Keep it up.
     pub(crate) wanted: bool,
@@ -145,6 +148,8 @@ pub(crate) struct Epoch {
     pub(crate) ways: Ways,
     pub(crate) local_ts: Vec<TrafficSelector>,
     pub(crate) remote_ts: Vec<TrafficSelector>,
+    /// Where it can be asked by ICMP.
+    pub(crate) icmp: Option<icmp::Ends>,
     pub(crate) counters: Arc<SaCounters>,
     pub(crate) rekey_at: Option<Duration>,
     pub(crate) expires_at: Duration,
@@ -177,6 +182,7 @@ impl Tunnel {
         child: usize,
         name: String,
         gate: GateConfig,
+        icmp_secret: Secret,
         local_ts: Vec<TrafficSelector>,
         remote_ts: Vec<TrafficSelector>,
     ) -> Self {
@@ -187,6 +193,7 @@ impl Tunnel {
             local_ts,
             remote_ts,
             gate: Gate::new(gate),
+            icmp_secret,
             epochs: BTreeMap::new(),
             wanted: false,
             trapped: false,

@@ -34,5 +34,5 @@ pub use handle::{Vitals, WorkerHandle, spawn, unattended};
 pub use outer::{DfPolicy, DscpPolicy, OuterAddrs, OuterHeader, UdpPorts};
 pub use pipeline::{EventSink, Hop, InnerLink, Pipeline, PipelineConfig};
 pub use selectors::Selectors;
-pub use tables::{Epoch, EpochConfig, Limits, Tunnel};
+pub use tables::{Epoch, EpochConfig, IcmpSecret, Limits, Tunnel};
 pub use worker::{Census, PortSet, Worker, WorkerConfig, boottime};

@@ -66,6 +66,9 @@ impl Tunnel {
     }
 }
 
+/// What our inner ICMP echos carry, right behind their header, so that nobody else's are taken for them.
+pub type IcmpSecret = [u8; 16];
+
 /// Limits of an outbound SA; `u64::MAX` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -133,6 +136,8 @@ pub struct Epoch {
     /// When to raise Moved again, in nanoseconds; `None`: never.
     pub(crate) tell_moves: Option<u64>,
     pub(crate) hard_told: bool,
+    /// See [`Epoch::expecting_icmp`].
+    pub(crate) icmp_secret: Option<IcmpSecret>,
     /// Whether its selectors are not those of its tunnel, so that they have to be asked too.
     pub(crate) narrowed: bool,
     pub(crate) soft: Limits,
@@ -155,6 +160,7 @@ impl Epoch {
             soft_told: false,
             tell_moves: None,
             hard_told: false,
+            icmp_secret: None,
             narrowed: true,
             soft: config.soft,
             hard: config.hard,
@@ -170,6 +176,14 @@ impl Epoch {
     #[must_use]
     pub fn telling_moves(mut self: Box<Self>) -> Box<Self> {
         self.tell_moves = Some(0);
+        self
+    }
+
+    /// The same, for which answers to inner ICMP echos that carry this secret go to the control plane
+    /// ([`Event::Inner`](crate::Event::Inner), with the next header of IP), and not to the inner port.
+    #[must_use]
+    pub fn expecting_icmp(mut self: Box<Self>, secret: IcmpSecret) -> Box<Self> {
+        self.icmp_secret = Some(secret);
         self
     }
 

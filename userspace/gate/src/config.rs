@@ -1,5 +1,6 @@
 //! What can be tuned, and the defaults.
 
+use core::net::IpAddr;
 use core::time::Duration;
 
 /// The side of the *tunnel* (not of an IKE exchange) that the gate works for.
@@ -60,6 +61,8 @@ pub struct GateConfig {
     pub role: Role,
     /// What asks.
     pub mode: GateMode,
+    /// Whom to ask by ICMP, in order; the first that the selectors let pass. Empty: one is chosen.
+    pub icmp_targets: Vec<IpAddr>,
     /// Wait for the answer to the first ping before the second is sent.
     pub ping_timeout: Duration,
     /// Pings on a new epoch before it is given up for a fresh one.
@@ -149,6 +152,7 @@ impl GateConfig {
         Self {
             role,
             mode: GateMode::default(),
+            icmp_targets: Vec::new(),
             ping_timeout: Duration::from_millis(250),
             tries: 5,
             suspect_tries: 3,

@@ -1,12 +1,13 @@
 //! One epoch as the gate knows it.
 
 use core::fmt;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use mitregate_esp::ids::EpochId;
 use mitregate_wire::esp::Spi;
 
-use crate::{Installed, Proof, Release, probe::Probe};
+use crate::{GateMode, Installed, Proof, probe::Probe};
 
 /// What an operator sees of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,6 +77,8 @@ pub(crate) struct Epoch {
     pub(crate) spi_in: Spi,
     pub(crate) spi_out: Spi,
     pub(crate) peer_echo: bool,
+    /// Asked by an inner ICMP echo to this address.
+    pub(crate) icmp: Option<IpAddr>,
     pub(crate) replaces: Option<EpochId>,
     /// We made it.
     pub(crate) initiated: bool,
@@ -100,12 +103,15 @@ pub(crate) struct Epoch {
 }
 
 impl Epoch {
-    pub(crate) fn new(now: Duration, installed: &Installed, ping_id: u16) -> Self {
+    pub(crate) fn new(now: Duration, installed: &Installed, mode: GateMode, ping_id: u16) -> Self {
+        let peer_echo = installed.peer_echo && mode.uses_echo();
+        let by_icmp = matches!(mode, GateMode::Auto | GateMode::Icmp) && !peer_echo;
         Self {
             id: installed.epoch,
             spi_in: installed.spi_in,
             spi_out: installed.spi_out,
-            peer_echo: installed.peer_echo,
+            peer_echo,
+            icmp: installed.icmp.filter(|_| by_icmp),
             replaces: installed.replaces,
             initiated: installed.initiated,
             redundant: installed.redundant,
@@ -128,6 +134,11 @@ impl Epoch {
         self.proof.is_none() && self.state != State::Draining
     }
 
+    /// Whether there is a way to ask on it.
+    pub(crate) fn can_be_asked(&self) -> bool {
+        self.peer_echo || self.icmp.is_some()
+    }
+
     /// When it began to be what it is, or when something last arrived on it.
     pub(crate) fn last_sign(&self) -> Duration {
         self.since.max(self.heard.unwrap_or_default())
@@ -136,7 +147,8 @@ impl Epoch {
     /// Since when the peer is known to send on it.
     pub(crate) fn peer_moved(&self) -> Option<Duration> {
         match self.proof {
-            Some(Proof::Released(Release::RekeyAnswered)) => Some(self.since),
+            // It moves when we delete the old one: now, for that matter.
+            Some(_) if self.initiated && !self.peer_echo => Some(self.since),
             _ if self.peer_data => Some(self.since),
             _ => self.peer_pinged,
         }

@@ -92,6 +92,11 @@ impl Escalation {
         }
     }
 
+    /// Epochs in a row that could not be proven.
+    pub(crate) fn unproven(&self) -> u32 {
+        self.unproven
+    }
+
     /// A new epoch is there: whatever was asked for has been had.
     pub(crate) fn satisfied(&mut self) {
         self.phase = Phase::Idle;

@@ -1,6 +1,7 @@
 //! What goes into the gate and what comes out.
 
 use core::fmt;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use mitregate_esp::ids::EpochId;
@@ -19,6 +20,8 @@ pub struct Installed {
     pub spi_out: Spi,
     /// Whether the peer announced that it answers ESP Echo.
     pub peer_echo: bool,
+    /// Where an inner ICMP echo can be sent to, if the selectors let it pass both ways.
+    pub icmp: Option<IpAddr>,
     /// Whether we started the exchange that made it.
     pub initiated: bool,
     /// The epoch that it rekeys, if any.
@@ -39,6 +42,17 @@ pub enum Input<'a> {
         epoch: EpochId,
         /// The message.
         echo: Echo<'a>,
+    },
+    /// An answer to one of our inner ICMP echos, known by its secret, arrived.
+    IcmpReply {
+        /// The epoch on whose inbound SA it arrived; not always the one on which we asked.
+        epoch: EpochId,
+        /// Identifier.
+        id: u16,
+        /// Sequence number.
+        seq: u16,
+        /// Bytes of data that came back.
+        size: usize,
     },
     /// The first authenticated packet arrived on this epoch, or the first with data if that one had none.
     FirstInbound {
@@ -95,6 +109,17 @@ pub enum Output {
         epoch: EpochId,
         /// The ESP Echo message.
         payload: Vec<u8>,
+    },
+    /// Send an inner ICMP echo request to the epoch's target on its outbound SA, before any data.
+    SendIcmp {
+        /// The epoch.
+        epoch: EpochId,
+        /// Identifier.
+        id: u16,
+        /// Sequence number.
+        seq: u16,
+        /// Bytes of data, at least.
+        size: usize,
     },
     /// Data goes out on this epoch from now on.
     Activate(Proven),

@@ -1,17 +1,17 @@
 //! The state machine of one tunnel.
 
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::VecDeque;
 
 use mitregate_esp::ids::EpochId;
-use mitregate_wire::echo::{self, Echo, Kind};
+use mitregate_wire::echo::{Echo, Kind};
 use mitregate_wire::esp::Spi;
 use rand_core::Rng;
 
 use crate::{
     Action, EchoRefusal, EpochView, GateConfig, GateCounters, GateEvent, Input, Installed,
-    LastAction, Output, PingCause, Proof, Proven, Reason, Recovery, Release, Role, State, UserPing,
-    UserPingEvent,
+    LastAction, Output, PingCause, Proof, Proven, Reason, Recovery, Release, Role, State,
     epoch::Epoch,
     escalation::{Escalation, Step},
     liveness::Liveness,
@@ -23,8 +23,6 @@ use crate::{
 
 /// Unproven epochs that a tunnel may have at a time; a further one displaces the oldest.
 const UNPROVEN_EPOCHS: usize = 2;
-/// User pings that a tunnel serves at a time; a further one ends the oldest.
-const USER_PINGS: usize = 4;
 
 /// The gate of one tunnel. See the [crate's documentation](crate).
 ///
@@ -38,18 +36,20 @@ pub struct Gate {
     pub(crate) active: Option<EpochId>,
     pub(crate) escalation: Escalation,
     pub(crate) liveness: Option<Liveness>,
-    users: Vec<UserRun>,
+    pub(crate) users: Vec<UserRun>,
     bucket: Bucket,
-    warned_optimistic: bool,
-    counters: GateCounters,
-    outage: Outage,
+    pub(crate) warned_optimistic: bool,
+    /// The target of ICMP that has answered last.
+    pub(crate) answering: Option<IpAddr>,
+    pub(crate) counters: GateCounters,
+    pub(crate) outage: Outage,
     last_action: Option<LastAction>,
-    outputs: Outputs,
+    pub(crate) outputs: Outputs,
 }
 
 /// What was not taken yet. It stays with the original: a [`Proven`] is never doubled.
 #[derive(Debug, Default)]
-struct Outputs(VecDeque<Output>);
+pub(crate) struct Outputs(pub(crate) VecDeque<Output>);
 
 impl Clone for Outputs {
     fn clone(&self) -> Self {
@@ -70,6 +70,7 @@ impl Gate {
             liveness: None,
             users: Vec::new(),
             warned_optimistic: false,
+            answering: None,
             counters: GateCounters::default(),
             outage: Outage::default(),
             last_action: None,
@@ -82,6 +83,12 @@ impl Gate {
         match input {
             Input::Installed(installed) => self.installed(now, &installed, rng),
             Input::Echo { epoch, echo } => self.echo(now, epoch, &echo, rng),
+            Input::IcmpReply {
+                epoch,
+                id,
+                seq,
+                size,
+            } => self.icmp_reply(now, epoch, id, seq, size),
             Input::FirstInbound { epoch, data } => self.first_inbound(now, epoch, data),
             Input::Deleted { epoch, by_peer } => self.deleted(now, epoch, by_peer, rng),
             Input::Redundant { epoch } => self.lost(now, epoch),
@@ -111,6 +118,7 @@ impl Gate {
                 }
             }
         }
+        self.ask_released(now, rng);
         self.escalate(now);
         self.serve_users(now);
     }
@@ -127,8 +135,10 @@ impl Gate {
             let epoch = self
                 .epochs
                 .iter()
-                .find(|e| Some(e.id) == active && e.peer_echo);
-            let suspect = epoch.is_some_and(|e| e.state == State::Suspect);
+                .find(|e| Some(e.id) == active && e.can_be_asked());
+            // Where nobody ever answers, nothing is learnt from silence.
+            let mute = epoch.is_some_and(|e| e.icmp.is_some() && e.icmp != self.answering);
+            let suspect = mute || epoch.is_some_and(|e| e.state == State::Suspect);
             if epoch.is_some_and(|e| !e.probe.running())
                 && let Some(cause) = live.tick(now, suspect, idle)
             {
@@ -210,8 +220,7 @@ impl Gate {
         }
         self.escalation.satisfied();
         let id = self.fresh_ping_id(rng);
-        let mut epoch = Epoch::new(now, installed, id);
-        epoch.peer_echo &= self.config.mode.uses_echo();
+        let epoch = Epoch::new(now, installed, self.config.mode, id);
         let peer_echo = epoch.peer_echo;
         self.epochs.push(epoch);
         self.displace_unproven(now);
@@ -228,6 +237,10 @@ impl Gate {
             }
         } else if self.active.is_none() {
             self.prove(now, at, Proof::Released(Release::FirstSa));
+        } else if self.target_answers(at)
+            && (installed.initiated || self.config.role == Role::Client)
+        {
+            self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
         } else if installed.initiated {
             self.prove(now, at, Proof::Released(Release::RekeyAnswered));
         }
@@ -331,39 +344,31 @@ impl Gate {
     }
 
     fn answered(&mut self, now: Duration, at: usize, response: &Echo<'_>) {
-        let epoch = self.epochs[at].id;
-        if let Some(sent) = self.epochs[at].probe.answered(response.id, response.seq) {
-            let rtt = now.saturating_sub(sent);
-            self.counters.pings_answered += 1;
-            self.event(GateEvent::PingAnswered { epoch, rtt });
-            self.ping_succeeded(now, at, rtt);
-            return;
-        }
-        let run = self.users.iter_mut().find(|run| run.id == response.id);
-        if let Some((token, rtt)) =
-            run.and_then(|run| Some((run.token, run.answered(now, response.seq)?)))
-        {
-            let (seq, size) = (response.seq, response.data.len());
-            let event = UserPingEvent::Reply {
-                epoch,
-                seq,
-                rtt,
-                size,
-            };
-            self.event(GateEvent::UserPing { token, event });
-            // They are sent on the active epoch: an answer that comes on another proves nothing there.
-            if self.active == Some(epoch) {
-                self.ping_succeeded(now, at, rtt);
-            }
+        let Echo { id, seq, data, .. } = *response;
+        if let Some(sent) = self.epochs[at].probe.answered(id, seq) {
+            self.own_ping_answered(now, at, sent);
+        } else {
+            self.user_ping_answered(now, at, (id, seq), data.len());
         }
     }
 
-    fn ping_succeeded(&mut self, now: Duration, at: usize, rtt: Duration) {
+    pub(crate) fn own_ping_answered(&mut self, now: Duration, at: usize, sent: Duration) {
+        let (epoch, rtt) = (self.epochs[at].id, now.saturating_sub(sent));
+        self.counters.pings_answered += 1;
+        self.event(GateEvent::PingAnswered { epoch, rtt });
+        self.ping_succeeded(now, at, rtt);
+    }
+
+    pub(crate) fn ping_succeeded(&mut self, now: Duration, at: usize, rtt: Duration) {
         let epoch = &mut self.epochs[at];
         epoch.last_rtt = Some(rtt);
         epoch.probe.stop();
+        let proof = match epoch.icmp {
+            Some(_) => Proof::Icmp(rtt),
+            None => Proof::Ping(rtt),
+        };
         if self.active == Some(epoch.id) {
-            epoch.proof = Some(Proof::Ping(rtt));
+            epoch.proof = Some(proof);
             if let Some(live) = &mut self.liveness {
                 live.answered(now);
             }
@@ -377,7 +382,7 @@ impl Gate {
                 self.escalation.reset();
             }
         } else if self.epochs[at].is_unproven() {
-            self.prove(now, at, Proof::Ping(rtt));
+            self.prove(now, at, proof);
         }
     }
 
@@ -400,7 +405,7 @@ impl Gate {
     }
 
     /// Something authenticated came in on this epoch.
-    fn heard(&mut self, now: Duration, at: usize) {
+    pub(crate) fn heard(&mut self, now: Duration, at: usize) {
         self.epochs[at].heard = Some(now);
         if !self.epochs[at].peer_echo && self.epochs[at].is_unproven() {
             self.prove(now, at, Proof::Released(Release::InboundOnNew));
@@ -418,6 +423,7 @@ impl Gate {
         }
         self.remove(now, epoch);
         if self.active.is_some() {
+            self.expect_on_new(now, epoch, rng);
             return;
         }
         self.liveness = None;
@@ -433,10 +439,10 @@ impl Gate {
 
     /// The active epoch goes; another that may carry data takes its place.
     fn fall_back(&mut self, now: Duration, gone: EpochId, by_peer: bool) {
-        let heir = self
-            .epochs
-            .iter()
-            .rposition(|e| by_peer && e.replaces == Some(gone) && !e.peer_echo && e.is_unproven());
+        let heir = self.epochs.iter().rposition(|e| {
+            let silent = e.icmp.is_some() || by_peer;
+            silent && e.replaces == Some(gone) && !e.peer_echo && e.is_unproven()
+        });
         if let Some(at) = heir {
             self.prove(now, at, Proof::Released(Release::OldDeleted));
             return;
@@ -453,7 +459,7 @@ impl Gate {
     }
 
     /// The epoch carries data from now on; what it replaces drains.
-    fn prove(&mut self, now: Duration, at: usize, proof: Proof) {
+    pub(crate) fn prove(&mut self, now: Duration, at: usize, proof: Proof) {
         let epoch = self.epochs[at].id;
         let before = self.active.replace(epoch);
         self.epochs[at].proof = Some(proof);
@@ -468,7 +474,12 @@ impl Gate {
                 self.event(GateEvent::Optimistic { epoch });
             }
         }
-        self.escalation.reset();
+        if proof.is_proof() || !self.target_answers(at) {
+            self.escalation.reset();
+        } else {
+            // Whether its path is any better is still to be seen.
+            self.escalation.satisfied();
+        }
         let rekeyed = self.epochs[at].replaces.is_some();
         self.recovered(
             now,
@@ -506,7 +517,7 @@ impl Gate {
     }
 
     /// Gives an epoch up: it drains no more than it takes to tell the peer.
-    fn abandon(&mut self, now: Duration, at: usize) {
+    pub(crate) fn abandon(&mut self, now: Duration, at: usize) {
         let epoch = &mut self.epochs[at];
         epoch.probe.stop();
         epoch.drain_deadline = None;
@@ -529,47 +540,6 @@ impl Gate {
 
     fn unproven(&self) -> usize {
         self.epochs.iter().filter(|e| e.is_unproven()).count()
-    }
-
-    /// Deletes replaced epochs once the peer was seen on the new one, or after the longest time; and, on a
-    /// server, new ones on which the client has been silent for as long: it has forgotten them.
-    ///
-    /// A peer without ESP Echo that has answered our rekey may go on sending on the old epoch until we
-    /// delete it, and that is ours to do (RFC 7296 §2.8): waiting to see it on the new one would be in vain.
-    fn drain(&mut self, now: Duration) {
-        let min = self.config.drain_min;
-        let active = self
-            .active
-            .and_then(|id| self.epochs.iter().find(|e| e.id == id));
-        let ours_to_delete = self.config.role == Role::Client
-            || active.is_some_and(|e| e.proof == Some(Proof::Released(Release::RekeyAnswered)));
-        for at in 0..self.epochs.len() {
-            let id = self.epochs[at].id;
-            // Seen on any later one, it has left this one: where rekeys are frequent, the active one is
-            // always too young to tell.
-            let later = |e: &&Epoch| self.active == Some(e.id) || e.id > id && e.proof.is_some();
-            let peer_moved_until = self
-                .epochs
-                .iter()
-                .filter(later)
-                .filter_map(Epoch::peer_moved)
-                .min();
-            let peer_moved_until = peer_moved_until.map(|moved| moved + min);
-            let epoch = &mut self.epochs[at];
-            if epoch.drain_deadline.is_none_or(|t| t > now) {
-                continue;
-            }
-            let longest = epoch.last_sign() + self.config.drain_max;
-            // RFC 7296 §2.8.1: a redundant one is deleted by the side that made it.
-            let ours = ours_to_delete || epoch.redundant && epoch.initiated;
-            let moved = peer_moved_until.filter(|_| ours);
-            if longest <= now || moved.is_some_and(|t| t <= now) {
-                self.abandon(now, at);
-            } else {
-                let look_again = moved.unwrap_or(now + min).max(now + min / 4);
-                epoch.drain_deadline = Some(look_again.min(longest));
-            }
-        }
     }
 
     pub(crate) fn begin_probe(
@@ -599,7 +569,7 @@ impl Gate {
             .probe
             .wait_until(deadline, self.config.grow(wait));
         self.counters.pings_sent += 1;
-        self.send(at, &request(id, seq, &[]));
+        self.ask(at, id, seq, 0);
     }
 
     fn probe_expired(&mut self, now: Duration, at: usize, rng: &mut dyn Rng) {
@@ -610,7 +580,8 @@ impl Gate {
         let (Expired::Again(in_a_row) | Expired::Exhausted(in_a_row)) = expired;
         self.counters.pings_lost += 1;
         self.event(GateEvent::PingLost { epoch, in_a_row });
-        if self.epochs[at].proof.is_some() {
+        let mute = self.epochs[at].icmp.is_some() && !self.target_answers(at);
+        if self.epochs[at].proof.is_some() && !mute {
             self.set_state(now, at, State::Suspect);
             if self.active == Some(epoch) {
                 self.outage.lost();
@@ -620,7 +591,13 @@ impl Gate {
             self.ping(now, at, rng);
             return;
         }
+        if mute {
+            return;
+        }
         self.set_state(now, at, State::Suspect);
+        if self.release_silent(now, at) {
+            return;
+        }
         if self.config.role == Role::Server {
             // Rekeys are the client's; its next ping makes us ask again.
             return;
@@ -628,7 +605,7 @@ impl Gate {
         if self.epochs[at].proof.is_none() && self.rehabilitate(now, rng) {
             return;
         }
-        let (step, reason) = if self.epochs[at].proof.is_some() {
+        let (step, reason) = if self.epochs[at].proof.is_some_and(Proof::is_proof) {
             (Step::Rekey { replaces: epoch }, Reason::PathLost)
         } else {
             (
@@ -645,13 +622,17 @@ impl Gate {
         let Some(at) = self.active.and_then(|id| self.position(id)) else {
             return;
         };
-        if !self.epochs[at].peer_echo || self.epochs[at].probe.running() {
+        if !self.epochs[at].can_be_asked() || self.epochs[at].probe.running() {
             return;
         }
+        let mute = self.epochs[at].icmp.is_some() && !self.target_answers(at);
         let mut first_sign = now;
         if let (Some(live), Some(idle)) = (&mut self.liveness, &self.config.idle) {
             first_sign = live.unanswered_since().unwrap_or(now);
             live.pinged(now, idle);
+        }
+        if mute {
+            return self.begin_probe(now, at, 1, cause, rng);
         }
         self.outage.suspect(first_sign);
         self.begin_probe(now, at, self.config.suspect_tries, cause, rng);
@@ -660,10 +641,10 @@ impl Gate {
     fn active_can_be_asked(&self) -> bool {
         self.epochs
             .iter()
-            .any(|e| self.active == Some(e.id) && e.peer_echo && !e.probe.running())
+            .any(|e| self.active == Some(e.id) && e.can_be_asked() && !e.probe.running())
     }
 
-    fn escalate(&mut self, now: Duration) {
+    pub(crate) fn escalate(&mut self, now: Duration) {
         while let Some((step, reason)) = self.escalation.poll(now, &self.config) {
             self.acted(
                 now,
@@ -685,45 +666,21 @@ impl Gate {
         }
     }
 
-    fn user_ping(&mut self, now: Duration, request: &UserPing, rng: &mut dyn Rng) {
-        if self.users.len() == USER_PINGS {
-            self.users[0].stop();
-            self.serve_users(now);
+    /// Sends a request in the way that this epoch is asked.
+    pub(crate) fn ask(&mut self, at: usize, id: u16, seq: u16, size: usize) {
+        let Epoch {
+            id: epoch, icmp, ..
+        } = self.epochs[at];
+        if icmp.is_some() {
+            self.outputs.0.push_back(Output::SendIcmp {
+                epoch,
+                id,
+                seq,
+                size,
+            });
+        } else {
+            self.send(at, &request(id, seq, &vec![0; size]));
         }
-        let id = self.fresh_ping_id(rng);
-        self.users.push(UserRun::new(now, request, id));
-    }
-
-    fn serve_users(&mut self, now: Duration) {
-        let on = self.active.and_then(|id| self.position(id));
-        let timeout = self.config.user_ping_timeout;
-        let mut events = Vec::new();
-        let mut users = core::mem::take(&mut self.users);
-        users.retain_mut(|run| {
-            let token = run.token;
-            while let Some(seq) = run.lost(now, timeout) {
-                events.push(GateEvent::UserPing {
-                    token,
-                    event: UserPingEvent::Lost { seq },
-                });
-            }
-            if let Some(seq) = run.send(now)
-                && let Some(at) = on
-            {
-                let data = vec![0; run.size.min(echo::MAX_ECHOED)];
-                self.send(at, &request(run.id, seq, &data));
-            }
-            let done = run.done();
-            if let Some(stats) = done {
-                events.push(GateEvent::UserPing {
-                    token,
-                    event: UserPingEvent::Done(stats),
-                });
-            }
-            done.is_none()
-        });
-        self.users = users;
-        self.outputs.0.extend(events.into_iter().map(Output::Event));
     }
 
     fn send(&mut self, at: usize, echo: &Echo<'_>) {
@@ -737,7 +694,7 @@ impl Gate {
     }
 
     /// An identifier that no ping under way has.
-    fn fresh_ping_id(&self, rng: &mut dyn Rng) -> u16 {
+    pub(crate) fn fresh_ping_id(&self, rng: &mut dyn Rng) -> u16 {
         loop {
             let [a, b, ..] = rng.next_u32().to_be_bytes();
             let id = u16::from_be_bytes([a, b]);
@@ -757,7 +714,7 @@ impl Gate {
         }
     }
 
-    fn set_state(&mut self, now: Duration, at: usize, to: State) {
+    pub(crate) fn set_state(&mut self, now: Duration, at: usize, to: State) {
         let epoch = &mut self.epochs[at];
         let from = core::mem::replace(&mut epoch.state, to);
         if from != to {
@@ -768,23 +725,23 @@ impl Gate {
     }
 
     /// The path is proven: if it was a black hole, that is over.
-    fn recovered(&mut self, now: Duration, kind: Recovery) {
+    pub(crate) fn recovered(&mut self, now: Duration, kind: Recovery) {
         if let Some(outage) = self.outage.over(now) {
             self.counters.recoveries.count(kind);
             self.event(GateEvent::Recovered { kind, outage });
         }
     }
 
-    fn acted(&mut self, at: Duration, action: Action) {
+    pub(crate) fn acted(&mut self, at: Duration, action: Action) {
         self.last_action = Some(LastAction { action, at });
         self.event(GateEvent::Acted(action));
     }
 
-    fn event(&mut self, event: GateEvent) {
+    pub(crate) fn event(&mut self, event: GateEvent) {
         self.outputs.0.push_back(Output::Event(event));
     }
 
-    fn position(&self, epoch: EpochId) -> Option<usize> {
+    pub(crate) fn position(&self, epoch: EpochId) -> Option<usize> {
         self.epochs.iter().position(|e| e.id == epoch)
     }
 }

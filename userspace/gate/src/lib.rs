@@ -23,10 +23,12 @@
 
 mod action;
 mod config;
+mod drain;
 mod epoch;
 mod escalation;
 mod event;
 mod gate;
+mod icmp;
 mod liveness;
 mod outage;
 pub mod pmtu;

@@ -53,6 +53,11 @@ impl Probe {
         self.id
     }
 
+    /// Whether nothing was ever asked.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.next_seq == 0 && self.run.is_none()
+    }
+
     pub(crate) fn running(&self) -> bool {
         self.run.is_some()
     }

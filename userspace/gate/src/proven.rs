@@ -38,6 +38,9 @@ impl Proven {
 pub enum Proof {
     /// Our own ping on this epoch was answered after this round-trip time.
     Ping(Duration),
+    /// Our own inner ICMP echo, sent on this epoch, was answered after this round-trip time, on whichever
+    /// inbound SA of the tunnel.
+    Icmp(Duration),
     /// The client's data arrived on it. A gated client sends data only after our answer to its ping has
     /// reached it, so our direction is proven as well.
     PeerData,
@@ -54,7 +57,7 @@ impl Proof {
     }
 }
 
-/// Why an epoch with a peer that does not announce ESP Echo is released without a proof.
+/// Why an epoch is released without a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Release {
     /// The tunnel has nothing else to send on.
@@ -63,19 +66,26 @@ pub enum Release {
     RekeyAnswered,
     /// An authenticated packet arrived on the new SA (RFC 7296 §2.8, signal 1).
     InboundOnNew,
-    /// The peer deleted the SA that this one replaces (RFC 7296 §2.8, signal 2).
+    /// The peer deleted the SA that this one replaces (RFC 7296 §2.8, signal 2), or that one expired.
     OldDeleted,
+    /// The target of ICMP that used to answer is silent on fresh SAs of a new IKE SA, too.
+    TargetSilent,
+    /// The peer announced ESP Echo and never answered one.
+    MutePeer,
 }
 
 impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ping(_) => f.write_str("ping"),
+            Self::Icmp(_) => f.write_str("icmp"),
             Self::PeerData => f.write_str("peer-data"),
             Self::Released(Release::FirstSa) => f.write_str("released:first-sa"),
             Self::Released(Release::RekeyAnswered) => f.write_str("released:rekey-answered"),
             Self::Released(Release::InboundOnNew) => f.write_str("released:inbound-on-new"),
             Self::Released(Release::OldDeleted) => f.write_str("released:old-deleted"),
+            Self::Released(Release::TargetSilent) => f.write_str("released:target-silent"),
+            Self::Released(Release::MutePeer) => f.write_str("released:mute-peer"),
         }
     }
 }

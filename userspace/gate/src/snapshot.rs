@@ -173,7 +173,7 @@ impl ProofKind {
     fn of(proof: Proof) -> Self {
         use crate::Release;
         match proof {
-            Proof::Ping(_) => Self::Ping,
+            Proof::Ping(_) | Proof::Icmp(_) => Self::Ping,
             Proof::PeerData => Self::PeerData,
             Proof::Released(Release::RekeyAnswered) => Self::RekeyAnswered,
             Proof::Released(_) => Self::Released,

@@ -3,6 +3,10 @@
 use core::time::Duration;
 
 use mitregate_esp::ids::EpochId;
+use mitregate_wire::echo;
+use rand_core::Rng;
+
+use crate::{Gate, GateEvent, Output};
 
 /// A person's request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub(crate) struct UserRun {
     squares: u128,
 }
 
+/// User pings that a tunnel serves at a time; a further one ends the oldest.
+const USER_PINGS: usize = 4;
 /// More pings than this are never under way at once; the oldest counts as lost.
 const UNDER_WAY: usize = 1024;
 
@@ -157,5 +163,74 @@ impl UserRun {
             stats.mdev = Duration::from_micros(u64::try_from(variance.isqrt()).unwrap_or(u64::MAX));
         }
         Some(stats)
+    }
+}
+
+impl Gate {
+    pub(crate) fn user_ping(&mut self, now: Duration, request: &UserPing, rng: &mut dyn Rng) {
+        if self.users.len() == USER_PINGS {
+            self.users[0].stop();
+            self.serve_users(now);
+        }
+        let id = self.fresh_ping_id(rng);
+        self.users.push(UserRun::new(now, request, id));
+    }
+
+    /// An answer that is none to a ping of the gate's own, on this epoch.
+    pub(crate) fn user_ping_answered(
+        &mut self,
+        now: Duration,
+        at: usize,
+        (id, seq): (u16, u16),
+        size: usize,
+    ) {
+        let epoch = self.epochs[at].id;
+        let run = self.users.iter_mut().find(|run| run.id == id);
+        let Some((token, rtt)) = run.and_then(|run| Some((run.token, run.answered(now, seq)?)))
+        else {
+            return;
+        };
+        let event = UserPingEvent::Reply {
+            epoch,
+            seq,
+            rtt,
+            size,
+        };
+        self.event(GateEvent::UserPing { token, event });
+        // They are sent on the active epoch: an answer that comes on another proves nothing there.
+        if self.active == Some(epoch) {
+            self.ping_succeeded(now, at, rtt);
+        }
+    }
+
+    pub(crate) fn serve_users(&mut self, now: Duration) {
+        let on = self.active.and_then(|id| self.position(id));
+        let timeout = self.config.user_ping_timeout;
+        let mut events = Vec::new();
+        let mut users = core::mem::take(&mut self.users);
+        users.retain_mut(|run| {
+            let token = run.token;
+            while let Some(seq) = run.lost(now, timeout) {
+                events.push(GateEvent::UserPing {
+                    token,
+                    event: UserPingEvent::Lost { seq },
+                });
+            }
+            if let Some(seq) = run.send(now)
+                && let Some(at) = on
+            {
+                self.ask(at, run.id, seq, run.size.min(echo::MAX_ECHOED));
+            }
+            let done = run.done();
+            if let Some(stats) = done {
+                events.push(GateEvent::UserPing {
+                    token,
+                    event: UserPingEvent::Done(stats),
+                });
+            }
+            done.is_none()
+        });
+        self.users = users;
+        self.outputs.0.extend(events.into_iter().map(Output::Event));
     }
 }

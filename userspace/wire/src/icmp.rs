@@ -96,6 +96,33 @@ impl Echo<'_> {
     }
 }
 
+/// Writes a whole IP packet with an echo request or reply and returns its length.
+pub fn emit_echo(
+    (src, dst): (IpAddr, IpAddr),
+    echo: &Echo<'_>,
+    out: &mut [u8],
+) -> Result<usize, WireError> {
+    let class = (64, TrafficClass::default());
+    let len = HEADER_LEN + echo.data.len();
+    let at = frame::emit_ip((src, dst), Family::of(src).protocol(), class, len, out)?;
+    Ok(at + echo.emit(src, dst, &mut out[at..])?)
+}
+
+/// Reads a whole IP packet, unfragmented and with a right checksum, as an echo request or reply; with its
+/// source and destination.
+#[must_use]
+pub fn parse_echo(bytes: &[u8]) -> Option<((IpAddr, IpAddr), Echo<'_>)> {
+    let packet = ip::Packet::new_checked(bytes).ok()?;
+    let (src, dst) = (packet.src(), packet.dst());
+    let family = Family::of(src);
+    if packet.protocol() != family.protocol() || packet.is_fragment() {
+        return None;
+    }
+    let message = Message::new_checked(family, packet.payload()).ok()?;
+    let echo = message.echo().filter(|_| message.checksum_ok(src, dst))?;
+    Some(((src, dst), echo))
+}
+
 /// A checked ICMP or ICMPv6 message.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {

@@ -24,7 +24,7 @@ use crate::{
     frames::Side,
     outer::Template,
     packet::{self, Addrs, Ip},
-    tables::{Epoch, Tables},
+    tables::{Epoch, IcmpSecret, Tables},
 };
 
 /// A Moved event is raised no more often than this.
@@ -207,6 +207,12 @@ fn accept(
     if !epoch.selectors.allow_inbound(&ip.flow) {
         return Err(Fate::SelectorMismatch);
     }
+    if let (Some(secret), protocol::ICMP | protocol::ICMPV6) =
+        (&epoch.icmp_secret, ip.flow.protocol)
+        && answers(secret, content, ip)
+    {
+        return Err(Fate::ToControl);
+    }
     if ip.len > usize::from(link.mtu) {
         return Err(Fate::TooBig);
     }
@@ -219,6 +225,19 @@ fn accept(
     epoch.counters.packets_in.add(1);
     epoch.counters.bytes_in.add(ip.len as u64);
     Ok(ip.len)
+}
+
+/// Whether a packet is the answer to an inner ICMP echo of ours.
+#[cold]
+fn answers(secret: &IcmpSecret, content: &[u8], ip: &Ip) -> bool {
+    let reply = match ip.flow.protocol {
+        protocol::ICMP => icmp::Family::V4,
+        _ => icmp::Family::V6,
+    };
+    let message = content.get(ip.header_len..ip.len).unwrap_or_default();
+    let message = icmp::Message::new_checked(reply, message).ok();
+    let echo = message.and_then(|message| message.echo());
+    echo.is_some_and(|echo| !echo.request && !ip.is_fragment && echo.data.starts_with(secret))
 }
 
 /// As [`accept`], for a packet that has to be read the long way.
@@ -338,7 +357,7 @@ impl Pipeline {
             }
         };
         let ip = inner.start;
-        let content = chunk.get_mut(inner).ok_or(Fate::BadInner)?;
+        let content = chunk.get_mut(inner.clone()).ok_or(Fate::BadInner)?;
         let plain = Ip::plain(content).filter(|_| ether_type == EtherType::IPV4);
         let accepted = match plain {
             Some(ip) => accept(epoch, &config.inner, content, &ip, packet.ecn),
@@ -346,6 +365,15 @@ impl Pipeline {
         };
         if !epoch.heard_data {
             first_inbound(epoch, events, accepted.is_ok());
+        }
+        if accepted == Err(Fate::ToControl) {
+            let opened = Opened {
+                inner,
+                next_header,
+                seq,
+                new_highest,
+            };
+            return Err(tell_inner(epoch, events, chunk, headers, opened, tick));
         }
         let len = accepted?;
         let start = write_link(inner_macs, chunk, ip, ether_type).ok_or(Fate::NoRoom)?;

@@ -291,6 +291,7 @@ impl World {
                     spi_in: spi(at),
                     spi_out: spi(1 - at),
                     peer_echo: self.peer_echo,
+                    icmp: None,
                     initiated: at == CLIENT,
                     redundant: false,
                     replaces,
@@ -342,6 +343,7 @@ impl World {
                     }
                     self.transmit(at, epoch, Packet::Echo(payload));
                 }
+                Output::SendIcmp { .. } => panic!("there is no target"),
                 Output::Activate(proven) => {
                     side.active = Some(proven.epoch());
                     side.proofs.push((proven.epoch(), proven.proof()));

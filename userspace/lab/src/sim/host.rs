@@ -1,6 +1,6 @@
 //! A daemon without sockets: the real control and the real worker, on memory ports.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use mitregate_dataplane::{
     InnerLink, Limits, Memory, OuterAddrs, OuterHeader, PortSet, Refusal, Returned, Selectors,
     Tunnel, UdpPorts, Worker, WorkerConfig, WorkerHandle, unattended,
 };
-use mitregate_wire::MacAddr;
 use mitregate_wire::frame::{parse_esp, parse_udp};
+use mitregate_wire::{MacAddr, eth, icmp};
 use mitregate_xsk::{FramePool, MemoryPeer, MemoryPort, RingSizes, Umem, UmemConfig};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -73,6 +73,8 @@ pub enum Deed {
     Sent(Packet),
     /// It handed a packet to its kernel.
     Received(Inner),
+    /// It handed the answer to a ping to its kernel: identifier and sequence number.
+    Pong(u16, u16),
     /// What must not be.
     Fault(String),
     /// It changed its tables: a good moment to count.
@@ -87,6 +89,8 @@ pub struct Host {
     pub events: Vec<(Duration, ControlEvent)>,
     /// How often an epoch was activated.
     pub activations: usize,
+    /// Whether who is behind it answers pings.
+    pub answers_pings: bool,
     worker: Worker<MemoryPort, MemoryPort>,
     handle: WorkerHandle,
     outer: MemoryPeer,
@@ -140,6 +144,7 @@ impl Host {
             control,
             events: Vec::new(),
             activations: 0,
+            answers_pings: true,
             worker,
             handle,
             outer: outer_peer,
@@ -208,12 +213,21 @@ impl Host {
                 *next_id += 1;
                 deeds.push(deed);
             }) > 0;
+            let mut pings = Vec::new();
             moved |= self.inner.drain(|frame| {
-                deeds.push(match Inner::parse(frame) {
-                    Some(inner) => Deed::Received(inner),
-                    None => Deed::Fault("a packet that nobody sent came out".to_owned()),
+                let packet = frame.get(eth::HEADER_LEN..).unwrap_or_default();
+                deeds.push(match (Inner::parse(frame), icmp::parse_echo(packet)) {
+                    (Some(inner), _) => Deed::Received(inner),
+                    (None, Some((ends, echo))) if echo.request => {
+                        return pings.extend(pong(ends, &echo));
+                    }
+                    (None, Some((_, echo))) => Deed::Pong(echo.id, echo.seq),
+                    (None, None) => Deed::Fault("a packet that nobody sent came out".to_owned()),
                 });
             }) > 0;
+            if self.answers_pings {
+                pings.iter().for_each(|pong| self.offer(pong));
+            }
             if !moved {
                 return;
             }
@@ -283,9 +297,13 @@ impl Host {
                         bytes: install.hard_bytes,
                     },
                 });
-                Command::Install(match install.tell_moves {
+                let epoch = match install.tell_moves {
                     true => epoch.telling_moves(),
                     false => epoch,
+                };
+                Command::Install(match install.icmp_secret {
+                    Some(secret) => epoch.expecting_icmp(secret),
+                    None => epoch,
                 })
             }
             Output::Activate { tunnel, proven } => {
@@ -429,6 +447,18 @@ impl Host {
         };
         control.handle_dataplane(now, event);
     }
+}
+
+/// The answer of the host that is asked.
+fn pong((src, dst): (IpAddr, IpAddr), echo: &icmp::Echo<'_>) -> Option<Vec<u8>> {
+    let reply = icmp::Echo {
+        request: false,
+        ..*echo
+    };
+    let mut packet = vec![0; 1500];
+    let len = icmp::emit_echo((dst, src), &reply, &mut packet).ok()?;
+    packet.truncate(len);
+    Some(packet)
 }
 
 fn outer_header(outer: &Outer) -> OuterHeader {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mitregate_control::{ListView, LoggedKeys};
 use mitregate_wire::echo::{self, Echo, Kind, PlainEcho};
+use mitregate_wire::icmp;
 
 use super::keys::KeyRing;
 use super::packet::{Content, Inner, MARKER, content};
@@ -67,7 +68,7 @@ impl Referee {
         self.books(host).releases = true;
     }
 
-    /// I1: what a host says to have proven by ESP Echo it has.
+    /// I1: what a host says to have proven it has.
     pub fn claims(&self, host: usize, list: &ListView) -> Result<(), String> {
         let Some(books) = self.books.get(host).filter(|books| books.releases) else {
             return Ok(());
@@ -170,6 +171,12 @@ impl Referee {
         {
             epoch.asked.insert((echo.id, echo.seq));
         }
+        if let Some((_, echo)) = icmp::parse_echo(&opened.inner)
+            && DATA.contains(&opened.next_header)
+            && echo.request
+        {
+            epoch.asked.insert((echo.id, echo.seq));
+        }
         Ok(())
     }
 
@@ -184,7 +191,7 @@ impl Referee {
         let Some(epoch) = books.by_spi_in.get(&spi).map(|at| &mut books.epochs[*at]) else {
             return;
         };
-        if epoch.proven {
+        if epoch.proven && !books.releases {
             return;
         }
         let (_, pair) = &self.ring.esp[epoch.at];
@@ -201,6 +208,17 @@ impl Referee {
             && epoch.asked.contains(&(echo.id, echo.seq))
         {
             epoch.proven = true;
+        }
+        // G8: an answer on any inbound SA proves the outbound one that was asked.
+        if books.releases
+            && let Some((_, echo)) = icmp::parse_echo(&opened.inner)
+            && DATA.contains(&opened.next_header)
+            && !echo.request
+        {
+            let asked = |epoch: &&mut Epoch| epoch.asked.contains(&(echo.id, echo.seq));
+            for epoch in books.epochs.iter_mut().filter(asked) {
+                epoch.proven = true;
+            }
         }
     }
 

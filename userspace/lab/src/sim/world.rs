@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mitregate_control::{Command, ListView, Ticket, TunnelView};
+use mitregate_wire::icmp;
 use mitregate_wire::ike::{ExchangeType, Header, IkeSpi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -121,6 +122,8 @@ pub struct World {
     pub digest: Digest,
     /// Packets that hosts have sent.
     pub packets: u64,
+    /// Answers to pings that came out of tunnels: host, identifier and sequence number.
+    pub pongs: Vec<(usize, u16, u16)>,
     /// Requests that set up IKE SAs: for each SPI that an initiator chose, exchange types and message IDs.
     pub openings: BTreeMap<IkeSpi, BTreeSet<(ExchangeType, u32)>>,
     rng: ChaCha20Rng,
@@ -152,6 +155,7 @@ impl World {
             trace: None,
             digest: Digest::default(),
             packets: 0,
+            pongs: Vec::new(),
             openings: BTreeMap::new(),
             rng: ChaCha20Rng::seed_from_u64(seed),
             hosts: Vec::new(),
@@ -468,6 +472,23 @@ impl World {
         self.pump(from);
     }
 
+    /// Somebody pings from a flow's source to its destination.
+    pub fn offer_ping(&mut self, flow: usize, id: u16, seq: u16) {
+        let flow = &self.flows[flow];
+        let echo = icmp::Echo {
+            request: true,
+            id,
+            seq,
+            data: &[0x42; 40],
+        };
+        let mut packet = vec![0; 100];
+        let ends = (IpAddr::V4(flow.src), IpAddr::V4(flow.dst));
+        let len = icmp::emit_echo(ends, &echo, &mut packet).expect("the buffer has room");
+        let from = flow.from;
+        self.hosts[from].host.offer(&packet[..len]);
+        self.pump(from);
+    }
+
     fn next_time(&self) -> Option<Duration> {
         let up = self.hosts.iter().filter(|h| h.up);
         let timers = up.filter_map(|h| h.host.control.poll_timeout());
@@ -497,6 +518,7 @@ impl World {
                 }
                 Deed::Sent(packet) => self.sent(at, packet),
                 Deed::Received(inner) => self.received(at, &inner),
+                Deed::Pong(id, seq) => self.pongs.push((at, id, seq)),
                 Deed::Fault(fault) => self.judge(at, Err(fault)),
                 Deed::Changed => changed = true,
             }

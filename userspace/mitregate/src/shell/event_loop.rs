@@ -216,6 +216,7 @@ impl EventLoop {
                     soft_packets,
                     soft_bytes,
                     tell_moves,
+                    icmp_secret,
                     hard_packets,
                     hard_bytes,
                     counters,
@@ -245,6 +246,10 @@ impl EventLoop {
                     epoch.telling_moves()
                 } else {
                     epoch
+                };
+                let epoch = match icmp_secret {
+                    Some(secret) => epoch.expecting_icmp(secret),
+                    None => epoch,
                 };
                 egress.command(worker, Command::Install(epoch));
             }
