@@ -197,6 +197,7 @@ impl Control {
                     };
                     self.outputs.push_back(Output::SendInner {
                         tunnel,
+                        via: None,
                         epoch,
                         next_header,
                         payload,
