@@ -25,6 +25,7 @@ mod config;
 mod control;
 mod directory;
 mod encap;
+mod event_view;
 mod gates;
 mod half_open;
 mod icmp;
@@ -58,6 +59,7 @@ pub use config::{
 };
 pub use control::Control;
 pub use ike::CONNECT_PATIENCE;
+pub use event_view::EventView;
 pub use keylog::LoggedKeys;
 pub use lifetime::{ChildLifetime, IkeLifetime, UNLIMITED};
 pub use mitregate_gate::{

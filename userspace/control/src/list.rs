@@ -160,9 +160,7 @@ fn epoch_view(
         age_ms: ms(now, view.installed),
         active: view.active,
         proof: view.proof.map(|proof| proof.to_string()),
-        last_rtt_us: view
-            .last_rtt
-            .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        last_rtt_us: view.last_rtt.map(micros),
         spi_in: epoch.spi_in.to_string(),
         spi_out: epoch.spi_out.to_string(),
         cipher: epoch.cipher.to_string(),
@@ -191,7 +189,7 @@ fn selectors(local: &[TrafficSelector], remote: &[TrafficSelector]) -> SelectorV
     }
 }
 
-fn strings<T: ToString>(list: &[T]) -> Vec<String> {
+pub(crate) fn strings<T: ToString>(list: &[T]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
 
@@ -200,6 +198,10 @@ fn role(role: Role) -> &'static str {
         Role::Client => "client",
         Role::Server => "server",
     }
+}
+
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 pub(crate) fn ms(later: Duration, earlier: Duration) -> u64 {

@@ -20,8 +20,13 @@ use crate::protocol::{MAX_REQUEST, Request, Response};
 const BACKLOG: i32 = 128;
 /// Command lines at a time.
 const MAX_CLIENTS: usize = 32;
+/// Responses that wait for a client to read them.
+const MAX_WAITING: usize = 4096;
 /// A client that sends nothing is sent away after this time.
 const REQUEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The way back to a command line. Full when that does not read: then nobody waits for more.
+pub type Responses = mpsc::Sender<Response>;
 
 /// A request, and where its responses go. A response that cannot be sent any more means that
 /// nobody waits for it.
@@ -29,7 +34,7 @@ pub struct Call {
     /// What is asked for.
     pub request: Request,
     /// The way back.
-    pub responses: mpsc::UnboundedSender<Response>,
+    pub responses: Responses,
 }
 
 /// The bound socket. Removed when dropped.
@@ -155,7 +160,7 @@ async fn serve_client(mut stream: UnixStream, calls: mpsc::Sender<Call>) {
             return;
         }
     };
-    let (responses, mut incoming) = mpsc::unbounded_channel();
+    let (responses, mut incoming) = mpsc::channel(MAX_WAITING);
     if calls.send(Call { request, responses }).await.is_err() {
         return;
     }
@@ -213,10 +218,10 @@ mod tests {
             let call: Call = incoming.recv().await.unwrap();
             assert_eq!(call.request, Request::ListSas);
             call.responses
-                .send(Response::Progress { progress: 1.into() })
+                .try_send(Response::Progress { progress: 1.into() })
                 .unwrap();
             call.responses
-                .send(Response::Done { result: 2.into() })
+                .try_send(Response::Done { result: 2.into() })
                 .unwrap();
             incoming
         });

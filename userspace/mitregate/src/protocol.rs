@@ -18,6 +18,12 @@ pub enum Request {
     ListPools,
     /// How packets ended, and what the ports and the classifiers counted.
     Stats,
+    /// Every event from now on, each a progress line; ends when either side hangs up.
+    Monitor {
+        /// Only of this tunnel (a child's name, or `connection/child`) or connection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        about: Option<String>,
+    },
     /// Brings a tunnel up; done when it carries data.
     Initiate {
         /// The child's name, or `connection/child`.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod client;
+mod monitor;
 mod ping;
 mod pki;
 mod pools;
@@ -44,6 +45,7 @@ Examples:
   mitregate initiate --child net                      bring a tunnel up, wait until it is proven
   mitregate list-sas                                  what is up, and what proves it
   mitregate ping net -c 5                             ping the peer through the tunnel itself
+  mitregate monitor                                   every event as it happens
   mitregate stats                                     how every packet ended
 
 What the tunnels protect never leaves in clear. Routes that see to that stay when the daemon ends;
@@ -120,6 +122,15 @@ enum Command {
         /// Bytes of data in each, at most 512.
         #[arg(short, long, default_value_t = 56, value_parser = clap::value_parser!(u16).range(..=512))]
         size: u16,
+    },
+    /// Show what happens, as it happens: IKE SAs, epochs and their states, pings, what the gate does and why.
+    ///
+    /// A line for each event, until Ctrl-C or until the daemon ends (exit code 1 then). With --json each line
+    /// is an object: `event` and the fields that belong to it, `unix_us` (since 1970, UTC) and `boottime_us`
+    /// (CLOCK_BOOTTIME, as packet captures of the same machine may be stamped).
+    Monitor {
+        /// Only this tunnel (a child's name, or connection/child) or connection.
+        about: Option<String>,
     },
     /// Show how packets ended, and what ports and classifiers counted.
     Stats {
@@ -279,6 +290,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let interval = Duration::try_from_secs_f64(interval)?;
             ping::run(&socket, &tunnel, count, interval, size, json)
         }
+        Command::Monitor { about } => monitor::run(&socket, about, json),
         Command::Stats { all } => {
             let result = ask(&Request::Stats, None)?;
             show(&result, json, |result| stats::text(result, all))

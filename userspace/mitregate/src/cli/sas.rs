@@ -86,13 +86,14 @@ fn tunnel(tunnel: &Value) -> String {
         grouped(number(&tunnel["packets_out"])),
         grouped(number(&tunnel["bytes_out"])),
     );
+    text += &gate(tunnel);
     let epochs = tunnel["epochs"].as_array().map_or(&[][..], Vec::as_slice);
     if epochs.is_empty() {
         return text;
     }
     let heading = [
-        "  EPOCH", "STATE", "FOR", "PROOF", "RTT", "SPI IN", "SPI OUT", "CIPHER", "ENCAP",
-        "REKEY IN",
+        "  EPOCH", "STATE", "FOR", "AGE", "PROOF", "RTT", "SPI IN", "SPI OUT", "CIPHER", "ENCAP",
+        "PATH MTU", "REKEY IN",
     ];
     let mut rows = vec![row(&heading)];
     for epoch in epochs {
@@ -101,6 +102,7 @@ fn tunnel(tunnel: &Value) -> String {
             format!("{mark} {}", number(&epoch["id"])),
             word(&epoch["state"], "?"),
             age(number(&epoch["state_ms"])),
+            age(number(&epoch["age_ms"])),
             word(&epoch["proof"], "-"),
             epoch["last_rtt_us"].as_u64().map_or("-".to_owned(), |us| {
                 format!("{}.{:03}ms", us / 1000, us % 1000)
@@ -109,10 +111,57 @@ fn tunnel(tunnel: &Value) -> String {
             word(&epoch["spi_out"], "-"),
             word(&epoch["cipher"], "-"),
             word(&epoch["encap"], "-"),
+            epoch["path_mtu"]
+                .as_u64()
+                .map_or("-".to_owned(), |mtu| mtu.to_string()),
             epoch["rekey_in_ms"].as_u64().map_or("-".to_owned(), age),
         ]);
     }
     text + &columns(&rows)
+}
+
+/// What the gate did last, and what it has seen.
+fn gate(tunnel: &Value) -> String {
+    let mut text = String::new();
+    if let Some(action) = tunnel["last_action"]["text"].as_str() {
+        let ago = age(number(&tunnel["last_action"]["ago_ms"]));
+        text += &format!("  gate {ago} ago: {action}\n");
+    }
+    let counters = &tunnel["gate"];
+    let count = |key: &str| grouped(number(&counters[key]));
+    if number(&counters["pings_sent"]) > 0 {
+        text += &format!(
+            "  pings {} sent, {} answered, {} lost",
+            count("pings_sent"),
+            count("pings_answered"),
+            count("pings_lost")
+        );
+        text += &match recoveries(&counters["recoveries"]) {
+            back if back.is_empty() => String::new(),
+            back => format!("; recovered by {back}"),
+        };
+        let hole = number(&tunnel["black_hole_ms"]);
+        if hole > 0 {
+            text += &format!("; {}.{:03} s of black hole", hole / 1000, hole % 1000);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// `re-ping 2, new IKE 1`.
+pub fn recoveries(counts: &Value) -> String {
+    let kinds = [
+        ("re_ping", "re-ping"),
+        ("rekey", "rekey"),
+        ("new_ike", "new IKE"),
+        ("encap", "encapsulation"),
+    ];
+    let some = kinds.into_iter().filter_map(|(key, name)| {
+        let count = number(&counts[key]);
+        (count > 0).then(|| format!("{name} {}", grouped(count)))
+    });
+    some.collect::<Vec<_>>().join(", ")
 }
 
 fn row(cells: &[&str]) -> Vec<String> {
@@ -157,10 +206,16 @@ mod tests {
                 "name": "home/net", "role": "client", "status": "proven", "data_waiting": false,
                 "selectors": {"local_ts": ["10.1.0.1/32"], "remote_ts": ["10.2.0.0/24"]},
                 "packets_in": 1000, "bytes_in": 84000, "packets_out": 2, "bytes_out": 168,
+                "gate": {
+                    "pings_sent": 12, "pings_answered": 11, "pings_lost": 1,
+                    "recoveries": {"re_ping": 1, "rekey": 0, "new_ike": 0, "encap": 0}
+                },
+                "black_hole_ms": 250,
+                "last_action": {"text": "pinged epoch 1: the tunnel fell silent", "ago_ms": 12000},
                 "epochs": [{
-                    "id": 1, "state": "proven", "state_ms": 64000, "active": true, "proof": "ping",
+                    "id": 1, "state": "proven", "state_ms": 64000, "age_ms": 64100, "active": true, "proof": "ping",
                     "last_rtt_us": 412, "spi_in": "01a2b3c4", "spi_out": "01d4e5f6",
-                    "cipher": "aes256gcm16", "encap": "udp", "rekey_in_ms": 3_400_000
+                    "cipher": "aes256gcm16", "encap": "udp", "path_mtu": 1500, "rekey_in_ms": 3_400_000
                 }]
             }],
             "bypasses": {"count": 1, "routes": [{
@@ -177,8 +232,10 @@ home: DNS servers 10.2.0.53, 10.2.0.54
 tunnel home/net (client): proven
   10.1.0.1/32 === 10.2.0.0/24
   in 1,000 packets, 84,000 bytes; out 2 packets, 168 bytes
-  EPOCH  STATE   FOR    PROOF  RTT      SPI IN    SPI OUT   CIPHER       ENCAP  REKEY IN
-* 1      proven  1m 4s  ping   0.412ms  01a2b3c4  01d4e5f6  aes256gcm16  udp    56m 40s
+  gate 12s ago: pinged epoch 1: the tunnel fell silent
+  pings 12 sent, 11 answered, 1 lost; recovered by re-ping 1; 0.250 s of black hole
+  EPOCH  STATE   FOR    AGE    PROOF  RTT      SPI IN    SPI OUT   CIPHER       ENCAP  PATH MTU  REKEY IN
+* 1      proven  1m 4s  1m 4s  ping   0.412ms  01a2b3c4  01d4e5f6  aes256gcm16  udp    1500      56m 40s
 
 1 route(s) past the tunnels, what they carry leaves in clear:
   ROUTE          INTERFACE  METRIC  PROTECTED

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::sas::recoveries;
 use super::table::{age, bypasses, columns, grouped};
 
 /// `all`: also what is 0.
@@ -19,6 +20,8 @@ pub fn text(stats: &Value, all: bool) -> String {
     } else {
         "packet memory: one per port, frames are copied between them\n"
     };
+    text += "\nWhat the gates have seen:\n";
+    text += &gates(&stats["tunnels"]);
     text += "\nHow packets ended:\n";
     text += &fates(&stats["fates"], all);
     for side in ["outer", "inner"] {
@@ -28,6 +31,43 @@ pub fn text(stats: &Value, all: bool) -> String {
         text += &counters(&stats[side]["port"], all);
     }
     text + &bypasses(&stats["bypasses"])
+}
+
+fn gates(tunnels: &Value) -> String {
+    let heading = [
+        "  TUNNEL",
+        "STATUS",
+        "PINGS",
+        "ANSWERED",
+        "LOST",
+        "ECHOED",
+        "RECOVERED BY",
+        "BLACK HOLE",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for tunnel in tunnels.as_array().map_or(&[][..], Vec::as_slice) {
+        let gate = &tunnel["gate"];
+        let count = |key: &str| grouped(gate[key].as_u64().unwrap_or(0));
+        let hole = tunnel["black_hole_ms"].as_u64().unwrap_or(0);
+        let recovered = match recoveries(&gate["recoveries"]) {
+            none if none.is_empty() => "-".to_owned(),
+            some => some,
+        };
+        rows.push(vec![
+            format!("  {}", tunnel["name"].as_str().unwrap_or("?")),
+            tunnel["status"].as_str().unwrap_or("?").to_owned(),
+            count("pings_sent"),
+            count("pings_answered"),
+            count("pings_lost"),
+            count("echoes_answered"),
+            recovered,
+            format!("{}.{:03}s", hole / 1000, hole % 1000),
+        ]);
+    }
+    if rows.len() == 1 {
+        return "  no tunnels\n".to_owned();
+    }
+    columns(&rows)
 }
 
 fn port(side: &str, port: &Value) -> String {
@@ -118,7 +158,14 @@ mod tests {
                 "interface": "mg0", "queue": 0, "xdp_mode": "native", "socket_mode": "copy",
                 "classifier": {}, "port": {}
             },
-            "fates": {"sealed": 7, "runt": 0}
+            "fates": {"sealed": 7, "runt": 0},
+            "tunnels": [{
+                "name": "home/net", "status": "proven", "black_hole_ms": 1250,
+                "gate": {
+                    "pings_sent": 12, "pings_answered": 7, "pings_lost": 5, "echoes_answered": 3,
+                    "recoveries": {"re_ping": 0, "rekey": 0, "new_ike": 1, "encap": 0}
+                }
+            }]
         });
         let short = text(&stats, false);
         for there in [
@@ -126,6 +173,7 @@ mod tests {
             "outer port: wan queue 0, XDP native, AF_XDP copy (the driver refuses zero-copy)",
             "(1 without a socket)",
             "1,234",
+            "  home/net  proven  12     7         5     3       new IKE 1     1.250s",
         ] {
             assert!(short.contains(there), "{there} not in {short}");
         }

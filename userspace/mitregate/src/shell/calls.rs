@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use mitregate_control::{Command, ControlEvent, ListView, PingStats, Ticket, UserPingEvent};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::UnboundedSender;
 
+use crate::control_socket::Responses;
 use crate::protocol::{Request, Response};
 
 /// Shortest time between two pings that somebody asks for.
@@ -22,7 +22,7 @@ pub struct Calls {
 }
 
 struct Waiting {
-    responses: UnboundedSender<Response>,
+    responses: Responses,
     subject: Option<Subject>,
     since: Duration,
     next_progress: Duration,
@@ -47,6 +47,7 @@ impl Subject {
             Request::ListSas
             | Request::ListPools
             | Request::Stats
+            | Request::Monitor { .. }
             | Request::RekeyChild { .. }
             | Request::RekeyIke { .. }
             | Request::Ping { .. } => None,
@@ -91,7 +92,7 @@ impl Calls {
         now: Duration,
         ticket: Ticket,
         subject: Option<Subject>,
-        responses: UnboundedSender<Response>,
+        responses: Responses,
     ) {
         let waiting = Waiting {
             responses,
@@ -120,7 +121,9 @@ impl Calls {
                 "elapsed_ms": u64::try_from(elapsed).unwrap_or(u64::MAX),
                 "state": subject.state(list),
             });
-            one.responses.send(Response::Progress { progress }).is_ok()
+            one.responses
+                .try_send(Response::Progress { progress })
+                .is_ok()
         });
     }
 
@@ -130,14 +133,14 @@ impl Calls {
             ControlEvent::Ping { ticket, event } => self.ping(*ticket, *event),
             ControlEvent::Finished { ticket } => {
                 let Waiting { responses, .. } = self.waiting.remove(ticket)?;
-                let _ = responses.send(Response::Done {
+                let _ = responses.try_send(Response::Done {
                     result: json!({"ok": true}),
                 });
                 None
             }
             ControlEvent::Failed { ticket, reason } => {
                 let Waiting { responses, .. } = self.waiting.remove(ticket)?;
-                let _ = responses.send(Response::Error {
+                let _ = responses.try_send(Response::Error {
                     message: reason.clone(),
                 });
                 None
@@ -159,14 +162,14 @@ impl Calls {
             }
             UserPingEvent::Lost { seq } => json!({"seq": seq, "rtt_us": null}),
             UserPingEvent::Done(stats) => {
-                let _ = responses.send(Response::Done {
+                let _ = responses.try_send(Response::Done {
                     result: statistics(&stats),
                 });
                 self.waiting.remove(&ticket);
                 return None;
             }
         };
-        if responses.send(Response::Progress { progress }).is_err() {
+        if responses.try_send(Response::Progress { progress }).is_err() {
             self.waiting.remove(&ticket);
             return Some(ticket);
         }
@@ -177,7 +180,9 @@ impl Calls {
 /// The control plane's command for a request, if it is one.
 pub fn command(request: Request) -> Option<Command> {
     Some(match request {
-        Request::ListSas | Request::ListPools | Request::Stats => return None,
+        Request::ListSas | Request::ListPools | Request::Stats | Request::Monitor { .. } => {
+            return None;
+        }
         Request::Initiate { child } => Command::Initiate { child },
         Request::TerminateChild { child } => Command::TerminateChild { child },
         Request::TerminateIke { connection } => Command::TerminateIke { connection },
@@ -215,14 +220,14 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use mitregate_esp::ids::EpochId;
-    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::sync::mpsc::channel;
 
     use super::*;
 
     #[test]
     fn a_ping_is_told_as_it_goes_and_stopped_when_nobody_listens() {
         let mut calls = Calls::default();
-        let (responses, mut incoming) = unbounded_channel();
+        let (responses, mut incoming) = channel(8);
         let ticket = Ticket(7);
         calls.wait(Duration::ZERO, ticket, None, responses);
         let reply = |seq| ControlEvent::Ping {
@@ -248,7 +253,7 @@ mod tests {
     #[test]
     fn commands_end_once() {
         let mut calls = Calls::default();
-        let (responses, mut incoming) = unbounded_channel();
+        let (responses, mut incoming) = channel(8);
         for ticket in [Ticket(1), Ticket(2)] {
             calls.wait(Duration::ZERO, ticket, None, responses.clone());
         }
@@ -282,7 +287,7 @@ mod tests {
             ike_sas: Vec::new(),
             tunnels: Vec::new(),
         };
-        let (responses, mut incoming) = unbounded_channel();
+        let (responses, mut incoming) = channel(8);
         let child = "net".to_owned();
         let subject = Subject::of(&Request::Initiate { child });
         calls.wait(Duration::from_secs(5), Ticket(1), subject, responses);

@@ -17,16 +17,17 @@ use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{Receiver, UnboundedSender};
+use tokio::sync::mpsc::Receiver;
 
 use super::addresses::Addresses;
 use super::calls::{self, Calls, Subject};
 use super::egress::Egress;
 use super::key_files::KeyFiles;
+use super::monitor::{Monitors, Times};
 use super::stats;
 use super::switch::Switch;
 use crate::clock::{self, Timer};
-use crate::control_socket::Call;
+use crate::control_socket::{Call, Responses};
 use crate::net::guard::Guard;
 use crate::net::nexthop::{Change, Events, NextHops, REFRESH};
 use crate::protocol::{Request, Response};
@@ -55,6 +56,7 @@ pub struct EventLoop {
     key_files: Option<KeyFiles>,
     addresses: Addresses,
     calls: Calls,
+    monitors: Monitors,
     timer: Timer,
     worker_events: AsyncFd<OwnedFd>,
     started: Duration,
@@ -97,6 +99,7 @@ impl EventLoop {
             key_files,
             addresses,
             calls: Calls::default(),
+            monitors: Monitors::default(),
             timer: Timer::new()?,
             worker_events,
             started: now,
@@ -151,6 +154,13 @@ impl EventLoop {
         self.now = self.now.max(clock::now());
         self.control.set_unix_time(self.now, clock::unix_time());
         self.now
+    }
+
+    fn times(&self) -> Times {
+        Times {
+            boottime: self.now,
+            unix: clock::unix_time(),
+        }
     }
 
     fn next_deadline(&self) -> Option<Duration> {
@@ -320,6 +330,11 @@ impl EventLoop {
         }
         if *event == ControlEvent::ShutDown {
             self.ended = true;
+        }
+        if !self.monitors.is_empty()
+            && let Some(view) = self.control.view_event(event)
+        {
+            self.monitors.tell(&self.times(), &view);
         }
         if let Some(ticket) = self.calls.note(event) {
             let _ = self
@@ -606,13 +621,17 @@ impl EventLoop {
             Request::ListPools => {
                 let pools = serde_json::to_value(self.control.list_pools(now));
                 let result = json!({"pools": pools.unwrap_or_default()});
-                let _ = responses.send(Response::Done { result });
+                let _ = responses.try_send(Response::Done { result });
             }
             Request::Stats => {
                 let uptime = now.saturating_sub(self.started).as_millis();
                 let uptime = u64::try_from(uptime).unwrap_or(u64::MAX);
                 let stats = stats::stats(&self.switch, uptime, self.egress.dropped(), &list());
                 self.done(&responses, stats).await;
+            }
+            Request::Monitor { about } => {
+                let times = self.times();
+                self.monitors.add(&times, about, responses);
             }
             request => {
                 let subject = Subject::of(&request);
@@ -622,7 +641,7 @@ impl EventLoop {
                 match self.control.handle_command(now, command) {
                     Ok(ticket) => self.calls.wait(now, ticket, subject, responses),
                     Err(error) => {
-                        let _ = responses.send(Response::Error {
+                        let _ = responses.try_send(Response::Error {
                             message: error.to_string(),
                         });
                     }
@@ -632,9 +651,9 @@ impl EventLoop {
     }
 
     /// With what the routes outside do to the tunnels.
-    async fn done(&mut self, responses: &UnboundedSender<Response>, mut result: Value) {
+    async fn done(&mut self, responses: &Responses, mut result: Value) {
         result["bypasses"] = self.guard.view(self.egress.hops().netlink()).await;
-        let _: Result<(), _> = responses.send(Response::Done { result });
+        let _: Result<(), _> = responses.try_send(Response::Done { result });
     }
 
     fn end(&mut self, signal: &str) {

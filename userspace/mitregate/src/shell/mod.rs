@@ -12,6 +12,7 @@ mod calls;
 mod egress;
 mod event_loop;
 mod key_files;
+mod monitor;
 mod preflight;
 mod stats;
 mod switch;

@@ -28,6 +28,7 @@ pub fn stats(switch: &Switch, uptime_ms: u64, egress_dropped: u64, list: &ListVi
                 "bytes_in": tunnel.bytes_in,
                 "bytes_out": tunnel.bytes_out,
                 "gate": tunnel.gate,
+                "black_hole_ms": tunnel.black_hole_ms,
             })
         })
         .collect();
