@@ -16,6 +16,11 @@ use crate::{
 /// Commands applied between two bursts.
 const COMMANDS_PER_ROUND: usize = 32;
 
+/// Bursts taken from the outer port for one from the inner port. When there is more to do than time for it,
+/// packets of the host wait, and are lost, rather than those of the peers: these have been sealed and
+/// carried already, and pings and IKE are among them.
+const OUTER_BURSTS: usize = 8;
+
 /// How soon a worker looks again when something waits that no file descriptor tells of: a full
 /// transmit ring, frames that have not come back, a port without a descriptor.
 const RETRY: Duration = Duration::from_millis(1);
@@ -164,14 +169,22 @@ impl<O: Port, I: Port> Worker<O, I> {
         }
     }
 
-    /// One burst from each port, what follows from it, and the commands that wait. Returns how much
+    /// A burst from the inner port, up to [`OUTER_BURSTS`] from the outer one, what follows from them, and the commands that wait. Returns how much
     /// there was to do.
     #[inline]
     pub fn round(&mut self, now: Duration) -> io::Result<usize> {
         self.pipeline.reclaim(&mut self.outer, &mut self.inner);
-        let mut work = self.outer.rx(&mut self.batch, self.burst);
-        if work > 0 {
-            self.pipeline.outer_batch(now, &mut self.batch);
+        let mut work = 0;
+        for _ in 0..OUTER_BURSTS {
+            let received = self.outer.rx(&mut self.batch, self.burst);
+            if received > 0 {
+                work += received;
+                self.pipeline.outer_batch(now, &mut self.batch);
+                self.pipeline.refill_outer(&mut self.outer);
+            }
+            if received < self.burst {
+                break;
+            }
         }
         let received = self.inner.rx(&mut self.batch, self.burst);
         // Between the two: a packet that came after a command meets what the command has changed.

@@ -132,6 +132,15 @@ fn the_monitor_tells_the_life_of_an_epoch_and_the_list_what_the_gate_did() {
     assert!(sum >= 1, "{tunnel:#}");
 }
 
+/// Stops the flood, also when a test fails in its middle.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn pings_and_ike_get_through_a_tunnel_full_of_data() {
     if !ready() {
@@ -142,6 +151,7 @@ fn pings_and_ike_get_through_a_tunnel_full_of_data() {
     let stop = AtomicBool::new(false);
     let count = 1000;
     std::thread::scope(|scope| {
+        let flood = Stop(&stop);
         // As fast as the sender's core goes, both ways: more than a worker seals and opens.
         for (end, from, to) in [
             (&lab.client, INNER_CLIENT, INNER_GATEWAY),
@@ -158,7 +168,7 @@ fn pings_and_ike_get_through_a_tunnel_full_of_data() {
         let count = count.to_string();
         let pinged = lab
             .client
-            .json(&["ping", "net", "--count", &count, "--interval", "0.002"]);
+            .json(&["ping", "net", "--count", &count, "--interval", "0.006"]);
         let rekeyed = lab.client.json(&["rekey", "--child", "net"]);
         let epoch = lab.client.epochs().last().unwrap().0;
         lab.client.eventually("a rekey under load", |end| {
@@ -166,7 +176,7 @@ fn pings_and_ike_get_through_a_tunnel_full_of_data() {
                 .iter()
                 .any(|(id, state)| *id > epoch && state == "proven")
         });
-        stop.store(true, Relaxed);
+        drop(flood);
         let (client, gateway) = (lab.client.stats(), lab.gateway.stats());
         assert_eq!(
             pinged["statistics"]["received"], 1000,

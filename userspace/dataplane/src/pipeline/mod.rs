@@ -282,6 +282,12 @@ impl Pipeline {
         inner.refill(self.frames.pool(Side::Inner));
     }
 
+    /// The same for the outer port alone.
+    #[inline]
+    pub fn refill_outer<O: Port>(&mut self, outer: &mut O) {
+        outer.refill(self.frames.pool(Side::Outer));
+    }
+
     /// Hands to the ports what waits for them, and says how many packets they took.
     #[inline]
     pub fn transmit<O: Port, I: Port>(&mut self, outer: &mut O, inner: &mut I) -> usize {

@@ -412,7 +412,7 @@ fn any() -> String {
 }
 
 fn ring_size() -> u32 {
-    2048
+    4096
 }
 
 fn frames() -> u32 {
