@@ -412,7 +412,7 @@ fn any() -> String {
 }
 
 fn ring_size() -> u32 {
-    4096
+    2048
 }
 
 fn frames() -> u32 {
