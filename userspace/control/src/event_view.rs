@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use mitregate_esp::ids::TunnelId;
 use mitregate_gate::{Action, EchoRefusal, GateEvent};
+use mitregate_ike::Encap;
 use serde::Serialize;
 
 use crate::list::{micros, ms, strings};
@@ -55,6 +56,13 @@ pub enum EventView {
         epoch: u64,
         in_a_row: u32,
     },
+    /// An epoch's packets take another encapsulation, `esp` or `udp`; its SAs stay.
+    EncapChanged {
+        tunnel: String,
+        epoch: u64,
+        to: &'static str,
+        why: &'static str,
+    },
     /// Pings were lost, and the path is proven again: by `re-ping`, `rekey`, `new-ike` or `encap`.
     Recovered {
         tunnel: String,
@@ -92,6 +100,7 @@ impl EventView {
             | Self::Gate { tunnel, .. }
             | Self::PingAnswered { tunnel, .. }
             | Self::PingLost { tunnel, .. }
+            | Self::EncapChanged { tunnel, .. }
             | Self::Recovered { tunnel, .. }
             | Self::Unproven { tunnel, .. }
             | Self::EchoRefused { tunnel, .. } => Some(tunnel),
@@ -128,6 +137,20 @@ impl Control {
                 addresses: strings(addresses),
                 dns: strings(dns),
             },
+            ControlEvent::EncapChanged {
+                tunnel,
+                epoch,
+                to,
+                why,
+            } => EventView::EncapChanged {
+                tunnel: self.name_of(*tunnel)?,
+                epoch: epoch.0,
+                to: match to {
+                    Encap::Esp => "esp",
+                    Encap::Udp => "udp",
+                },
+                why: why.as_str(),
+            },
             ControlEvent::Gate { tunnel, event } => self.view_gate_event(*tunnel, event)?,
             ControlEvent::Ping { .. }
             | ControlEvent::Finished { .. }
@@ -136,12 +159,13 @@ impl Control {
         })
     }
 
+    fn name_of(&self, tunnel: TunnelId) -> Option<String> {
+        let at = usize::try_from(tunnel.0).ok()?;
+        Some(self.tunnels.get(at)?.name.clone())
+    }
+
     fn view_gate_event(&self, tunnel: TunnelId, event: &GateEvent) -> Option<EventView> {
-        let tunnel = self
-            .tunnels
-            .get(usize::try_from(tunnel.0).ok()?)?
-            .name
-            .clone();
+        let tunnel = self.name_of(tunnel)?;
         Some(match event {
             GateEvent::State { epoch, from, to } => EventView::Epoch {
                 tunnel,

@@ -28,6 +28,7 @@ fn no_ping_is_lost_to_our_own_queues(provider: Provider) {
                 tunnel: TUNNEL,
                 epoch: EpochId(1),
                 next_header: protocol::AGGFRAG,
+                via: None,
                 payload,
             });
         }

@@ -53,6 +53,7 @@ fn line(event: &Value) -> String {
         },
         "ping-answered" => format!("ping answered after {}", millis(&event["rtt_us"])),
         "ping-lost" => format!("ping lost, {} in a row", event["in_a_row"]),
+        "encap-changed" => format!("encapsulation is {} now: {}", text("to"), text("why")),
         "recovered" => format!(
             "path proven again by {} after {} ms",
             text("by"),
