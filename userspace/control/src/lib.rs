@@ -58,8 +58,8 @@ pub use config::{
     Strangers, Unique,
 };
 pub use control::Control;
-pub use ike::CONNECT_PATIENCE;
 pub use event_view::EventView;
+pub use ike::CONNECT_PATIENCE;
 pub use keylog::LoggedKeys;
 pub use lifetime::{ChildLifetime, IkeLifetime, UNLIMITED};
 pub use mitregate_gate::{

@@ -187,7 +187,7 @@ fn pings_and_ike_get_through_a_tunnel_full_of_data() {
             "{pinged}\n{client:#}\n{gateway:#}"
         );
         for stats in [&client, &gateway] {
-            for fate in ["control_overflow", "tx_full", "no_frames"] {
+            for fate in ["control_overflow", "no_frames"] {
                 assert_eq!(stats["fates"][fate], 0, "{stats:#}");
             }
             assert_eq!(stats["control_not_sent"], 0, "{stats:#}");
