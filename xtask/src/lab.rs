@@ -39,7 +39,9 @@ fn run(command: &str, pass: &Pass) -> Result<()> {
     let program = build::dir(true).join("mitregate-lab");
     let asks = |word: &&str| pass.args.iter().any(|arg| arg == word);
     // What neither starts a daemon nor measures one does with the binary that is there.
-    let as_it_is = ["--help", "-h", "help", "status", "down", "exec", "nat"];
+    let as_it_is = [
+        "--help", "-h", "help", "status", "down", "exec", "nat", "probe",
+    ];
     if !(program.is_file() && as_it_is.iter().any(asks)) {
         sh::need_root(&format!("`{command}`"))?;
         prepare()?;

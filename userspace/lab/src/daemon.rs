@@ -61,17 +61,29 @@ pub struct Settings {
     #[arg(long, value_enum, default_value = "auto")]
     pub encap: Encap,
     /// Who computes the AEAD: aws-lc | rustcrypto
-    #[arg(long, default_value = "aws-lc")]
+    #[arg(long, default_value_t = Settings::default().provider)]
     pub provider: String,
     /// ESP's cipher: aes256gcm16 | aes128gcm16 | chacha20poly1305
-    #[arg(long, default_value = "aes256gcm16")]
+    #[arg(long, default_value_t = Settings::default().suite)]
     pub suite: String,
     /// What asks whether the path carries anything: auto | echo | icmp | off
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value_t = Settings::default().gate)]
     pub gate: String,
     /// The daemons' log level
-    #[arg(long, default_value = "info")]
+    #[arg(long, default_value_t = Settings::default().daemon_log)]
     pub daemon_log: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            encap: Encap::Auto,
+            provider: "aws-lc".to_owned(),
+            suite: "aes256gcm16".to_owned(),
+            gate: "auto".to_owned(),
+            daemon_log: "info".to_owned(),
+        }
+    }
 }
 
 impl Settings {
@@ -347,10 +359,7 @@ mod tests {
     fn templates_are_filled_completely() {
         let settings = Settings {
             encap: Encap::Esp,
-            provider: "aws-lc".into(),
-            suite: "aes256gcm16".into(),
-            gate: "off".into(),
-            daemon_log: "info".into(),
+            ..Settings::default()
         };
         let run = Path::new("/run/mitregate/lab/x");
         let clients = [Host::client(1), Host::client(2)];
@@ -369,13 +378,7 @@ mod tests {
 
     #[test]
     fn each_client_is_itself() {
-        let settings = Settings {
-            encap: Encap::Auto,
-            provider: "aws-lc".into(),
-            suite: "aes256gcm16".into(),
-            gate: "auto".into(),
-            daemon_log: "info".into(),
-        };
+        let settings = Settings::default();
         let run = Path::new("/run/x");
         let second = client_config(&settings, run, Host::client(2)).unwrap();
         for line in [

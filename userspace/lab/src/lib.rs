@@ -33,4 +33,5 @@ pub mod sh;
 pub mod sim;
 pub mod standing;
 pub mod topology;
+mod watch;
 pub mod wire;

@@ -91,7 +91,8 @@ impl Trace {
             .count()
     }
 
-    fn tally(&self) -> Tally {
+    /// The totals.
+    pub fn tally(&self) -> Tally {
         let mut times: Vec<_> = self.arrived.iter().flatten().copied().collect();
         times.sort();
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
@@ -187,6 +188,15 @@ impl Probe {
     pub fn trace(self) -> Result<Trace> {
         self.stop.store(true, Ordering::Relaxed);
         self.end()
+    }
+
+    /// The same of several, which all end now.
+    pub fn traces(probes: impl IntoIterator<Item = Self>) -> Result<Vec<Trace>> {
+        let probes: Vec<_> = probes.into_iter().collect();
+        for probe in &probes {
+            probe.stop.store(true, Ordering::Relaxed);
+        }
+        probes.into_iter().map(Self::end).collect()
     }
 
     fn end(self) -> Result<Trace> {

@@ -10,6 +10,7 @@ use crate::{
     nat_box::Faults,
     sh,
     topology::{self, Host, Lab, MAX_CLIENTS, Middle, Plan, SERVER},
+    watch,
 };
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -31,9 +32,8 @@ enum Action {
     Up {
         #[command(flatten)]
         settings: Settings,
-        /// What stands between clients and gateway: kernel (nftables' masquerade), router (no NAT),
-        /// or a model of the NAT zoo by its name
-        #[arg(long, default_value = "kernel", value_name = "NAT")]
+        /// What stands between clients and gateway
+        #[arg(long, default_value_t = Middle::Nat, value_name = "NAT", value_parser = Middle::parser())]
         nat: Middle,
         /// How many client hosts are behind it, up to 50: client, client2, client3 …
         #[arg(long, value_name = "N", default_value_t = 1,
@@ -51,6 +51,8 @@ enum Action {
         #[command(subcommand)]
         action: NatAction,
     },
+    /// Watch every client's tunnel: datagrams each way, counted each second, until Ctrl-C
+    Probe(watch::Options),
     /// Run a command on a host: client, client2 …, nat, gw or server
     Exec {
         host: Host,
@@ -89,15 +91,16 @@ enum NatAction {
 const UP_HELP: &str = "\
 Two clients behind the NAT that ESP's authors had in mind, with plain ESP:
   cargo xtask lab up --nat vpn-masquerade --clients 2 --encap esp
-  cargo xtask lab exec client2 ping 10.2.0.2
   cargo xtask lab nat show
+  cargo xtask lab probe           and in another terminal
   cargo xtask lab nat crash
   cargo xtask lab status
   cargo xtask lab down";
 
 const NAT_HELP: &str = "\
-Watch a tunnel come back:
-  cargo xtask lab exec client ping -D 10.2.0.2 &
+Watch tunnels come back in one terminal:
+  cargo xtask lab probe
+and break the NAT in another:
   cargo xtask lab nat crash
   cargo xtask lab nat remap --address 203.0.113.4
   cargo xtask lab nat faults --loss 100 --delay-ms 20
@@ -142,6 +145,7 @@ pub fn run(options: &Options) -> Result<()> {
             Err(anyhow!(program.exec()).context("cannot run ip netns exec"))
         }
         Action::Nat { action } => nat(&options.name, action),
+        Action::Probe(probe) => watch::run(&options.name, probe),
         Action::Status => status(&options.name),
     }
 }
@@ -174,6 +178,9 @@ fn up(name: &str, settings: &Settings, plan: Plan, tunnel: bool) -> Result<()> {
     if plan.middle != Middle::Router {
         println!("    cargo xtask lab nat show");
         println!("    cargo xtask lab nat crash");
+    }
+    if tunnel {
+        println!("    cargo xtask lab probe");
     }
     println!("    cargo xtask lab exec client tcpdump -ni wan");
     println!("    cargo xtask lab exec client ip route get {SERVER}");

@@ -27,6 +27,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -197,6 +198,20 @@ pub enum Middle {
     Router,
     /// A box that carries every packet through one of the NAT models.
     Model(Model),
+}
+
+impl Middle {
+    /// For a command line, with what each of them is.
+    pub fn parser() -> impl TypedValueParser<Value = Self> {
+        let own = [
+            ("kernel", "Linux's own: nftables' masquerade"),
+            ("router", "No NAT: only forwards"),
+        ];
+        let own = own.map(|(name, help)| PossibleValue::new(name).help(help));
+        let models = Model::ALL.map(|model| PossibleValue::new(model.name()).help(model.about()));
+        let values = own.into_iter().chain(models).collect::<Vec<_>>();
+        PossibleValuesParser::new(values).try_map(|text| text.parse())
+    }
 }
 
 impl fmt::Display for Middle {

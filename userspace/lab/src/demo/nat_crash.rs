@@ -231,8 +231,7 @@ impl Act<'_> {
         }
         self.report.nat_crash_files_ok = Some(all_good);
         let mut outages = BTreeMap::new();
-        for Probes { client, c2s, s2c } in probes {
-            let (c2s, s2c) = (c2s.trace()?, s2c.trace()?);
+        for (client, [c2s, s2c]) in traces(probes)? {
             let outage = Outage {
                 c2s: outage_ms(&c2s, crashed),
                 s2c: outage_ms(&s2c, crashed),
@@ -258,8 +257,11 @@ impl Act<'_> {
             .filter(|(_, count)| **count > 0)
             .map(|(kind, count)| format!("{count} by {}", kind.replace('_', " ")))
             .collect();
-        self.report
-            .row(!told.is_empty(), "tunnels brought back", told.join(", "));
+        let text = match told.is_empty() {
+            true => "not needed: the NAT learnt both anew from their traffic".to_owned(),
+            false => told.join(", "),
+        };
+        self.report.row(true, "tunnels brought back", text);
         self.report.recoveries = Some(recoveries);
         Ok(())
     }
@@ -308,12 +310,10 @@ impl Act<'_> {
         }
         interrupt::sleep(MARGIN)?;
         let (mut sent, mut lost) = (0, 0);
-        for Probes { c2s, s2c, .. } in probes {
-            for probe in [c2s, s2c] {
-                let tally = probe.stop()?;
-                sent += tally.sent;
-                lost += tally.sent - tally.received;
-            }
+        for trace in traces(probes)?.iter().flat_map(|(_, traces)| traces) {
+            let tally = trace.tally();
+            sent += tally.sent;
+            lost += tally.sent - tally.received;
         }
         let text = format!("{lost} of {} packets lost", thousands(sent as u64));
         self.report.row(lost == 0, "rekeyed under the probes", text);
@@ -355,6 +355,18 @@ impl Act<'_> {
         self.report
             .row(error.is_none(), "all daemons ended in order", text);
     }
+}
+
+/// Ends all probes: each client's traces, from it and to it.
+fn traces(probes: Vec<Probes>) -> Result<Vec<(Host, [Trace; 2])>> {
+    let clients: Vec<_> = probes.iter().map(|probes| probes.client).collect();
+    let probes = probes.into_iter().flat_map(|both| [both.c2s, both.s2c]);
+    let mut traces = Probe::traces(probes)?.into_iter();
+    let pairs = clients.into_iter().map_while(|client| {
+        let pair = [traces.next()?, traces.next()?];
+        Some((client, pair))
+    });
+    Ok(pairs.collect())
 }
 
 /// The longest time without an arrival from then on, milliseconds; None: there was none any more.
