@@ -9,7 +9,9 @@
 //!   the second client to the same server collides with the first, and its packets are dropped for as
 //!   long as the first one's entry lives.
 //! - **Matching.** Outbound by the first tuple, inbound by the tuple of the answers; what is inbound and has
-//!   no entry is for the box itself, and dropped.
+//!   no entry is for the box itself. A filter drops it; where there is none
+//!   ([`PortRules::takes_unasked`]), it makes an entry of the box's own: a server whose ESP reaches a box that
+//!   has lost its tables before the client's does keeps the client out for as long as it goes on sending.
 //! - **Timers** (`/proc/sys/net/netfilter`). UDP 30 s until an answer was seen, from then on 120 s for what
 //!   is older than two seconds (`udp_timeout`, `udp_timeout_stream`); TCP 120 s (`tcp_timeout_syn_sent`), then
 //!   five days (`tcp_timeout_established`; its end is not looked at); ICMP 30 s; all else 600 s
@@ -52,6 +54,7 @@ impl Default for ConntrackGeneric {
                     other: Some(Self::GENERIC),
                 },
                 refreshed_from_outside: true,
+                takes_unasked: false,
                 max_entries: 65_536,
                 full: Full::EvictsUnassured,
             },

@@ -90,6 +90,10 @@ pub struct PortRules {
     pub timers: Timers,
     /// Packets from the outside refresh it too (RFC 4787 §4.3 leaves that open).
     pub refreshed_from_outside: bool,
+    /// Nothing filters what nobody has asked for: it is for the box itself, which answers nothing, but it makes
+    /// an entry, and that keeps out whoever inside wants to send to the same peer from the same port. A
+    /// [`Mapping::Flow`]'s only.
+    pub takes_unasked: bool,
     /// Entries at most.
     pub max_entries: usize,
     /// What then.
@@ -277,6 +281,19 @@ impl Ports {
         }
     }
 
+    fn insert(&mut self, now: Duration, key: Key, mapped: SocketAddr) {
+        self.answers.insert((key.0, mapped, key.2), key);
+        let entry = Entry {
+            mapped,
+            created: now,
+            expires: now,
+            replied: false,
+            assured: false,
+            peers: BTreeSet::new(),
+        };
+        self.entries.insert(key, entry);
+    }
+
     pub(super) fn outbound(
         &mut self,
         now: Duration,
@@ -301,16 +318,7 @@ impl Ports {
             if !self.make_room(now) {
                 return;
             }
-            self.answers.insert((protocol, mapped, key.2), key);
-            let entry = Entry {
-                mapped,
-                created: now,
-                expires: now,
-                replied: false,
-                assured: false,
-                peers: BTreeSet::new(),
-            };
-            self.entries.insert(key, entry);
+            self.insert(now, key, mapped);
         }
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
@@ -324,19 +332,34 @@ impl Ports {
     }
 
     pub(super) fn inbound(&mut self, now: Duration, mut packet: Packet, out: &mut Output) {
-        let protocol = packet.protocol();
-        let Some(key) = self.answer(now, protocol, packet.dst(), packet.src()) else {
-            return;
+        let (protocol, far, mapped) = (packet.protocol(), packet.src(), packet.dst());
+        let Some(key) = self.answer(now, protocol, mapped, far) else {
+            return self.unasked(now, protocol, far, mapped);
         };
+        // Inside is the box itself.
+        let ours = Some(key.1.ip()) == self.public;
         let refreshes = self.rules.refreshed_from_outside;
         if let Some(entry) = self.entries.get_mut(&key) {
-            entry.replied = true;
+            entry.replied |= !ours;
             if refreshes {
                 entry.refresh(now, protocol, &self.rules.timers);
             }
         }
-        packet.set_dst(key.1);
-        out.inside.push(packet);
+        if !ours {
+            packet.set_dst(key.1);
+            out.inside.push(packet);
+        }
+    }
+
+    fn unasked(&mut self, now: Duration, protocol: u8, far: SocketAddr, mapped: SocketAddr) {
+        let takes = self.rules.takes_unasked && self.rules.mapping == Mapping::Flow;
+        if takes && self.public == Some(mapped.ip()) && self.make_room(now) {
+            let key = self.key(protocol, mapped, far);
+            self.insert(now, key, mapped);
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.refresh(now, protocol, &self.rules.timers);
+            }
+        }
     }
 
     pub(super) fn show(&self, now: Duration, rows: &mut Vec<Row>) {

@@ -42,6 +42,7 @@ impl Default for StatefulFw {
                     ..Timers::default()
                 },
                 refreshed_from_outside: true,
+                takes_unasked: false,
                 max_entries: 4096,
                 full: Full::Drops,
             },

@@ -33,6 +33,7 @@ impl Default for UdpEim {
                     ..Timers::default()
                 },
                 refreshed_from_outside: true,
+                takes_unasked: false,
                 max_entries: 4096,
                 full: Full::Drops,
             },

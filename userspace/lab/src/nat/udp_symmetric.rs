@@ -38,6 +38,7 @@ impl Default for UdpSymmetric {
                     ..Timers::default()
                 },
                 refreshed_from_outside: true,
+                takes_unasked: false,
                 max_entries: 4096,
                 full: Full::Drops,
             },

@@ -90,6 +90,7 @@ impl Default for VpnMasquerade {
                     ..Timers::default()
                 },
                 refreshed_from_outside: true,
+                takes_unasked: false,
                 max_entries: 4096,
                 full: Full::Drops,
             },
