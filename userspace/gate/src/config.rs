@@ -67,6 +67,12 @@ pub struct GateConfig {
     pub ping_timeout: Duration,
     /// Pings on a new epoch before it is given up for a fresh one.
     pub tries: u32,
+    /// The same for an epoch while none carries data: patience, or a fresh SPI? A NAT that lets in one
+    /// client after another holds a fresh SPI up by what is pending for the one before.
+    pub first_tries: u32,
+    /// After so many epochs in a row on which nothing came back, from a peer that has never answered an
+    /// ESP Echo in this tunnel although it announced it, a client lets data through unproven. 0: never.
+    pub mute_after: u32,
     /// Pings on an epoch that has been proven, before a rekey is asked for.
     pub suspect_tries: u32,
     /// Each wait is this many times the one before.
@@ -155,6 +161,8 @@ impl GateConfig {
             icmp_targets: Vec::new(),
             ping_timeout: Duration::from_millis(250),
             tries: 5,
+            first_tries: 5,
+            mute_after: 12,
             suspect_tries: 3,
             backoff: 1.5,
             jitter: 0.2,

@@ -41,6 +41,10 @@ pub struct Gate {
     pub(crate) warned_optimistic: bool,
     /// The target of ICMP that has answered last.
     pub(crate) answering: Option<IpAddr>,
+    /// The peer has answered an ESP Echo.
+    pub(crate) peer_answers: bool,
+    /// See [`Gate::release_silent`].
+    pub(crate) peer_mute: bool,
     pub(crate) counters: GateCounters,
     pub(crate) outage: Outage,
     last_action: Option<LastAction>,
@@ -71,6 +75,8 @@ impl Gate {
             users: Vec::new(),
             warned_optimistic: false,
             answering: None,
+            peer_answers: false,
+            peer_mute: false,
             counters: GateCounters::default(),
             outage: Outage::default(),
             last_action: None,
@@ -137,7 +143,10 @@ impl Gate {
                 .iter()
                 .find(|e| Some(e.id) == active && e.can_be_asked());
             // Where nobody ever answers, nothing is learnt from silence.
-            let mute = epoch.is_some_and(|e| e.icmp.is_some() && e.icmp != self.answering);
+            let mute = epoch.is_some_and(|e| match e.icmp {
+                Some(_) => e.icmp != self.answering,
+                None => self.peer_mute,
+            });
             let suspect = mute || epoch.is_some_and(|e| e.state == State::Suspect);
             if epoch.is_some_and(|e| !e.probe.running())
                 && let Some(cause) = live.tick(now, suspect, idle)
@@ -221,7 +230,7 @@ impl Gate {
         self.escalation.satisfied();
         let id = self.fresh_ping_id(rng);
         let epoch = Epoch::new(now, installed, self.config.mode, id);
-        let peer_echo = epoch.peer_echo;
+        let peer_echo = epoch.peer_echo && !self.peer_mute;
         self.epochs.push(epoch);
         self.displace_unproven(now);
         let Some(at) = self.position(installed.epoch) else {
@@ -231,7 +240,7 @@ impl Gate {
             self.redundant(now, at);
         } else if peer_echo {
             if self.config.role == Role::Client {
-                self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
+                self.begin_probe(now, at, self.tries(), PingCause::New, rng);
             } else {
                 self.epochs[at].drain_deadline = Some(now + self.config.drain_max);
             }
@@ -243,6 +252,14 @@ impl Gate {
             self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
         } else if installed.initiated {
             self.prove(now, at, Proof::Released(Release::RekeyAnswered));
+        }
+    }
+
+    /// Pings that a new epoch gets.
+    fn tries(&self) -> u32 {
+        match self.active {
+            Some(_) => self.config.tries,
+            None => self.config.first_tries,
         }
     }
 
@@ -284,7 +301,7 @@ impl Gate {
         };
         self.epochs[at].redundant = false;
         self.epochs[at].drain_deadline = None;
-        self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
+        self.begin_probe(now, at, self.tries(), PingCause::New, rng);
         true
     }
 
@@ -310,7 +327,7 @@ impl Gate {
     /// The client's ping is there: its NAT is bound, and our own direction can be asked for.
     fn server_probe(&mut self, now: Duration, at: usize, rng: &mut dyn Rng) {
         if self.epochs[at].peer_echo && !self.epochs[at].probe.running() {
-            self.begin_probe(now, at, self.config.tries, PingCause::ClientPinged, rng);
+            self.begin_probe(now, at, self.tries(), PingCause::ClientPinged, rng);
         }
     }
 
@@ -365,7 +382,11 @@ impl Gate {
         epoch.probe.stop();
         let proof = match epoch.icmp {
             Some(_) => Proof::Icmp(rtt),
-            None => Proof::Ping(rtt),
+            None => {
+                self.peer_answers = true;
+                self.peer_mute = false;
+                Proof::Ping(rtt)
+            }
         };
         if self.active == Some(epoch.id) {
             epoch.proof = Some(proof);
@@ -407,7 +428,8 @@ impl Gate {
     /// Something authenticated came in on this epoch.
     pub(crate) fn heard(&mut self, now: Duration, at: usize) {
         self.epochs[at].heard = Some(now);
-        if !self.epochs[at].peer_echo && self.epochs[at].is_unproven() {
+        let gated = self.epochs[at].peer_echo && !self.peer_mute;
+        if !gated && self.epochs[at].is_unproven() {
             self.prove(now, at, Proof::Released(Release::InboundOnNew));
         }
     }
@@ -580,7 +602,7 @@ impl Gate {
         let (Expired::Again(in_a_row) | Expired::Exhausted(in_a_row)) = expired;
         self.counters.pings_lost += 1;
         self.event(GateEvent::PingLost { epoch, in_a_row });
-        let mute = self.epochs[at].icmp.is_some() && !self.target_answers(at);
+        let mute = self.is_mute(at);
         if self.epochs[at].proof.is_some() && !mute {
             self.set_state(now, at, State::Suspect);
             if self.active == Some(epoch) {
@@ -625,7 +647,7 @@ impl Gate {
         if !self.epochs[at].can_be_asked() || self.epochs[at].probe.running() {
             return;
         }
-        let mute = self.epochs[at].icmp.is_some() && !self.target_answers(at);
+        let mute = self.is_mute(at);
         let mut first_sign = now;
         if let (Some(live), Some(idle)) = (&mut self.liveness, &self.config.idle) {
             first_sign = live.unanswered_since().unwrap_or(now);

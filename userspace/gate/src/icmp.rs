@@ -8,7 +8,7 @@ use core::time::Duration;
 use mitregate_esp::ids::EpochId;
 use rand_core::Rng;
 
-use crate::{Gate, PingCause, Proof, Release, Role};
+use crate::{Gate, PingCause, Role};
 
 impl Gate {
     /// Whether the target of this epoch is the one that has answered before.
@@ -58,7 +58,8 @@ impl Gate {
         };
         let epoch = &self.epochs[at];
         let first = self.config.role == Role::Client || epoch.heard.is_some();
-        if epoch.icmp.is_some() && epoch.probe.is_unused() && first {
+        let unproven = epoch.icmp.is_some() || self.peer_mute && epoch.peer_echo;
+        if unproven && epoch.probe.is_unused() && first {
             self.begin_probe(now, at, self.config.suspect_tries, PingCause::New, rng);
         }
     }
@@ -74,22 +75,5 @@ impl Gate {
         if epoch.replaces == Some(gone) && quiet && self.target_answers(at) {
             self.begin_probe(now, at, self.config.suspect_tries, PingCause::New, rng);
         }
-    }
-
-    /// Never a black hole made by the gate itself: an epoch that stayed silent carries data nevertheless
-    /// when its peer, or its target, is the likelier reason than the path. Whether it does.
-    pub(crate) fn release_silent(&mut self, now: Duration, at: usize) -> bool {
-        let epoch = &self.epochs[at];
-        if epoch.proof.is_some_and(Proof::is_proof) || epoch.icmp.is_none() {
-            return false;
-        }
-        let tried = self.escalation.unproven() >= self.config.epochs_per_session;
-        if self.config.role == Role::Client && !tried {
-            return false;
-        }
-        self.answering = None;
-        self.warned_optimistic = false;
-        self.prove(now, at, Proof::Released(Release::TargetSilent));
-        true
     }
 }

@@ -30,6 +30,7 @@ mod event;
 mod gate;
 mod icmp;
 mod liveness;
+mod mute;
 mod outage;
 pub mod pmtu;
 mod probe;

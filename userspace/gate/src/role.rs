@@ -39,13 +39,13 @@ impl Gate {
         };
         for at in 0..self.epochs.len() {
             let epoch = &mut self.epochs[at];
-            if !epoch.peer_echo || !epoch.is_unproven() {
+            if !epoch.peer_echo || self.peer_mute || !epoch.is_unproven() {
                 continue;
             }
             match role {
                 Role::Client if !epoch.probe.running() => {
                     epoch.drain_deadline = None;
-                    self.begin_probe(now, at, self.config.tries, PingCause::New, rng);
+                    self.begin_probe(now, at, self.config.first_tries, PingCause::New, rng);
                 }
                 Role::Client => {}
                 Role::Server => epoch.drain_deadline = Some(now + self.config.drain_max),

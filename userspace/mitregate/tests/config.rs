@@ -784,3 +784,69 @@ fn the_gate_as_a_word_and_as_a_table() {
         "unknown field",
     );
 }
+
+#[test]
+fn every_time_of_the_gate_has_a_word_a_range_and_a_line() {
+    let files = Files::new();
+    let all = "mode = \"icmp\"\nicmp_targets = [\"10.2.0.9\", \"2001:db8::1\"]\nfirst_tries = 40\n\
+        suspect_tries = 2\nmute_after = 0\nbackoff = 2.0\njitter = 0.1\nrekey_patience = \"500ms\"\n\
+        epochs_per_session = 3\nescalation_backoff = \"1s\"\nescalation_max = \"10s\"\n\
+        drain_min = \"2s\"\ndrain_max = \"20s\"\nidle_tick = \"100ms\"\nidle_unanswered = \"300ms\"\n\
+        idle_silence = \"2s\"\nidle_silence_max = \"40s\"\nidle_receive_only = \"5s\"\n\
+        echo_rate = 50\necho_burst = 7";
+    let text = CLIENT.replace("tries = 7", all);
+    let settings = files.load(&text).unwrap();
+    let gate = &settings.control.connections[0].gate;
+    let idle = gate.idle.as_ref().unwrap();
+    let ms = Duration::from_millis;
+    assert_eq!((gate.first_tries, gate.mute_after), (40, 0));
+    assert_eq!(gate.icmp_targets.len(), 2);
+    assert_eq!(
+        (gate.rekey_patience, gate.escalation_max),
+        (ms(500), ms(10_000))
+    );
+    assert_eq!((gate.drain_min, gate.drain_max), (ms(2000), ms(20_000)));
+    assert_eq!((idle.tick, idle.unanswered), (ms(100), ms(300)));
+    assert_eq!((idle.silence, idle.silence_max), (ms(2000), ms(40_000)));
+    assert_eq!((gate.echo.rate, gate.echo.burst), (50, 7));
+    for (line, field, message) in [
+        ("ping_timeout = \"0s\"", "ping_timeout", "within 1ms to 1m"),
+        ("first_tries = 0", "first_tries", "within 1 to 1000"),
+        ("echo_rate = 0", "echo_rate", "within 1 to 100000"),
+        ("backoff = 0.5", "backoff", "within 1.0 to 10.0"),
+        ("backoff = nan", "backoff", "within 1.0 to 10.0"),
+        ("idle_tick = \"1d\"", "idle_tick", "within 10ms to 10s"),
+        ("drain_max = \"500ms\"", "drain_max", "within 1s to 1h"),
+        (
+            "escalation_max = \"200ms\"",
+            "escalation_max",
+            "not be less than escalation_backoff",
+        ),
+        (
+            "icmp_targets = [\"host\"]",
+            "icmp_targets[0]",
+            "is not an IP address",
+        ),
+        ("mute_after = 9999", "mute_after", "within 0 to 1000"),
+    ] {
+        let text = CLIENT.replace("ping_timeout = \"100ms\"\ntries = 7", line);
+        let errors = files.load(&text).err().unwrap();
+        let number = 1 + text.lines().position(|l| l == line).unwrap();
+        let at = format!("mitregate.toml:{number}: connections.home.gate.{field}: ");
+        assert!(
+            errors
+                .iter()
+                .any(|error| error.contains(&at) && error.contains(message)),
+            "{line}: {errors:?}"
+        );
+    }
+    let off = CLIENT.replace("tries = 7", "idle = false\nidle_silence = \"2s\"");
+    let errors = files.load(&off).err().unwrap();
+    assert!(errors[0].contains("counts only with idle = true"));
+    let echo = CLIENT.replace(
+        "tries = 7",
+        "mode = \"echo\"\nicmp_targets = [\"10.2.0.1\"]",
+    );
+    let errors = files.load(&echo).err().unwrap();
+    assert!(errors[0].contains("counts only with mode"));
+}

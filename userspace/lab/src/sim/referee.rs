@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mitregate_control::{ListView, LoggedKeys};
+use mitregate_control::{GateConfig, ListView, LoggedKeys, Role};
 use mitregate_wire::echo::{self, Echo, Kind, PlainEcho};
 use mitregate_wire::icmp;
 
@@ -151,6 +151,8 @@ impl Referee {
         let Some((at, opened)) = opened else {
             return Err(format!("ESP to SPI {spi:08x} does not open with its key"));
         };
+        let epochs = u32::try_from(books.epochs.len()).unwrap_or(u32::MAX);
+        let never = books.epochs.iter().all(|epoch| !epoch.proven);
         let epoch = &mut books.epochs[at];
         // Stricter than I3: the IV is the sequence number (RFC 4106 §3.1), so it only grows.
         if opened.iv <= epoch.last_iv || opened.sequence as u64 != opened.iv {
@@ -160,7 +162,9 @@ impl Referee {
             ));
         }
         epoch.last_iv = opened.iv;
-        if DATA.contains(&opened.next_header) && !epoch.proven && !books.releases {
+        // G8: a peer that announced ESP Echo, and never answered on many epochs.
+        let mute = epochs >= GateConfig::new(Role::Client).mute_after && never;
+        if DATA.contains(&opened.next_header) && !epoch.proven && !books.releases && !mute {
             return Err(format!(
                 "I1: data left on SPI {spi:08x}, which its sender has not proven"
             ));

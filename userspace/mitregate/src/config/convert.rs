@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::error::ConfigError;
 use super::file::{self, File};
 use super::locate::FieldPath;
-use super::{DaemonSettings, OuterSettings, Settings, Source, peers, pools, secret, units};
+use super::{DaemonSettings, Hold, OuterSettings, Settings, Source, peers, pools, secret, units};
 use crate::net::inner::InnerConfig;
 
 /// An interface name has at most 15 bytes.
@@ -22,6 +22,9 @@ const INTERFACE_LEN: usize = libc::IFNAMSIZ - 1;
 const MIN_MTU: u32 = 576;
 /// What a frame buffer of 2 KiB has room for beside the headers.
 const MAX_MTU: u32 = 1500;
+
+/// Each packet that waits takes a frame buffer.
+const MAX_HOLD: usize = 1 << 16;
 
 /// Collects errors while a file is looked at.
 pub(super) struct Check<'a> {
@@ -143,6 +146,10 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             daemon,
             outer,
             inner,
+            hold: Hold {
+                tunnel: file.inner.hold,
+                total: file.inner.hold_total,
+            },
             warnings: check.warnings,
             control: Config {
                 provider,
@@ -316,6 +323,11 @@ fn inner(check: &mut Check<'_>, inner: &file::Inner) -> InnerConfig {
             &at.key("mtu"),
             format!("is not within {MIN_MTU} to {MAX_MTU} bytes"),
         );
+    }
+    for (field, value) in [("hold", inner.hold), ("hold_total", inner.hold_total)] {
+        if value > MAX_HOLD {
+            check.error(&at.key(field), format!("is more than {MAX_HOLD} packets"));
+        }
     }
     let addresses = check.list(&at.key("addresses"), &inner.addresses, |_, error| {
         format!("{error}: an address and its prefix length, such as \"10.1.0.1/32\"")

@@ -132,6 +132,10 @@ pub struct Inner {
     pub mtu: u32,
     /// Put on the interface, `address/length`.
     pub addresses: Vec<String>,
+    /// Packets that a tunnel holds while no epoch carries data.
+    pub hold: usize,
+    /// The same for all tunnels together.
+    pub hold_total: usize,
 }
 
 impl Default for Inner {
@@ -140,6 +144,8 @@ impl Default for Inner {
             interface: "mg0".into(),
             mtu: 1400,
             addresses: Vec::new(),
+            hold: 256,
+            hold_total: 1024,
         }
     }
 }
@@ -281,10 +287,14 @@ pub struct Remote {
 pub struct Gate {
     /// `auto`, `echo`, `icmp` or `off`.
     pub mode: Option<String>,
+    /// Whom to ask by ICMP; the first that the selectors let pass.
+    pub icmp_targets: Option<Vec<String>>,
     /// Wait for the answer to a first ping.
     pub ping_timeout: Option<String>,
     /// Pings on a new epoch before it is given up for a fresh one.
     pub tries: Option<u32>,
+    /// The same while no epoch carries data.
+    pub first_tries: Option<u32>,
     /// Pings on a proven epoch before a rekey is asked for.
     pub suspect_tries: Option<u32>,
     /// Each wait is this many times the one before.
@@ -295,8 +305,32 @@ pub struct Gate {
     pub rekey_patience: Option<String>,
     /// Unproven epochs in a row before a new IKE session is begun.
     pub epochs_per_session: Option<u32>,
+    /// First wait between two such requests in a row.
+    pub escalation_backoff: Option<String>,
+    /// Longest wait between two pings, or two such requests.
+    pub escalation_max: Option<String>,
+    /// Silent epochs in a row after which a peer that never answered is let be.
+    pub mute_after: Option<u32>,
+    /// How long a replaced epoch goes on receiving at least.
+    pub drain_min: Option<String>,
+    /// And at most, without a sign of the peer.
+    pub drain_max: Option<String>,
     /// Whether a proven epoch is pinged again when it falls silent; a client does by default.
     pub idle: Option<bool>,
+    /// How often traffic is looked at.
+    pub idle_tick: Option<String>,
+    /// Data went out and nothing came back for so long: ping.
+    pub idle_unanswered: Option<String>,
+    /// Nothing came any more for so long: ping; doubled with each.
+    pub idle_silence: Option<String>,
+    /// Longest time between two pings on a quiet tunnel.
+    pub idle_silence_max: Option<String>,
+    /// Time between two pings on a tunnel that only receives.
+    pub idle_receive_only: Option<String>,
+    /// Answers to the peer's pings per second.
+    pub echo_rate: Option<u32>,
+    /// Answers at once.
+    pub echo_burst: Option<u32>,
 }
 
 /// One tunnel.

@@ -62,10 +62,21 @@ pub struct Settings {
     pub outer: OuterSettings,
     /// The side towards the host.
     pub inner: InnerConfig,
+    /// How many packets wait while no epoch carries data.
+    pub hold: Hold,
     /// Connections, tunnels and keys.
     pub control: Config,
     /// What will not keep the daemon from starting, but should be looked at.
     pub warnings: Vec<ConfigError>,
+}
+
+/// Packets that wait for an epoch; the oldest make room for newer ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold {
+    /// Of one tunnel.
+    pub tunnel: usize,
+    /// Of all tunnels together; a quarter of the frame buffers is the most that there is.
+    pub total: usize,
 }
 
 /// The process.

@@ -30,6 +30,22 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a time, such as \"250ms\" or \"1h\""))
 }
 
+/// As it is written: in the largest unit that leaves a whole number.
+pub fn show(time: Duration) -> String {
+    let ms = time.as_millis();
+    for (unit, of) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+    ] {
+        if ms >= of && ms.is_multiple_of(of) {
+            return format!("{}{unit}", ms / of);
+        }
+    }
+    format!("{ms}ms")
+}
+
 fn micros(time: Duration) -> u64 {
     let nanos = time.as_nanos().saturating_add(500);
     u64::try_from(nanos / 1000).unwrap_or(u64::MAX)
@@ -43,6 +59,9 @@ mod tests {
     fn durations() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for text in ["250ms", "1500ms", "7s", "30m", "1h", "2d"] {
+            assert_eq!(show(duration(text).unwrap()), text);
+        }
         assert_eq!(duration("30m"), Ok(Duration::from_secs(1800)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert_eq!(duration(" 2 d "), Ok(Duration::from_secs(172_800)));

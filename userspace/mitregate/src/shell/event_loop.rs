@@ -32,8 +32,6 @@ use crate::net::guard::Guard;
 use crate::net::nexthop::{Change, Events, NextHops, REFRESH};
 use crate::protocol::{Request, Response};
 
-/// Data packets that one tunnel may hold until an epoch is proven.
-const HOLD: usize = 256;
 /// Events taken from the worker before anything else gets its turn.
 const EVENTS_PER_TURN: usize = 256;
 /// When what waits unannounced gets its next turn.
@@ -192,6 +190,7 @@ impl EventLoop {
 
     async fn output(&mut self, output: Output) {
         let Self { egress, switch, .. } = self;
+        let hold = switch.hold();
         let worker = switch.worker();
         match output {
             Output::Transmit {
@@ -208,7 +207,7 @@ impl EventLoop {
                     local: add.local_ts,
                     remote: add.remote_ts,
                 };
-                let tunnel = Tunnel::new(add.tunnel, policy, HOLD);
+                let tunnel = Tunnel::new(add.tunnel, policy, hold);
                 egress.command(worker, Command::AddTunnel(tunnel));
             }
             Output::RemoveTunnel { tunnel } => {

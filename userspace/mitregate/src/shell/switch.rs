@@ -33,6 +33,7 @@ const BUSY_POLL: BusyPoll = BusyPoll {
 /// A running worker between its two ports.
 pub struct Switch {
     worker: WorkerHandle,
+    hold: usize,
     outer: Side,
     inner: Side,
     shared_memory: bool,
@@ -86,6 +87,7 @@ impl Switch {
             hop: Hop::Host,
         });
         config.core = settings.daemon.cpu;
+        config.max_held = settings.hold.total;
         let tunnels = settings.control.tunnels();
         config.max_tunnels = config.max_tunnels.max(tunnels);
         config.max_epochs = config.max_epochs.max(EPOCHS_PER_TUNNEL * tunnels);
@@ -100,6 +102,7 @@ impl Switch {
         };
         let mut switch = Self {
             worker,
+            hold: settings.hold.tunnel,
             outer: side(
                 &outer.name,
                 settings.outer.queue,
@@ -137,6 +140,11 @@ impl Switch {
             tracing::info!("the ports' modes differ: packets are copied between two memories");
         }
         Ok(switch)
+    }
+
+    /// Packets that each tunnel may hold.
+    pub fn hold(&self) -> usize {
+        self.hold
     }
 
     /// The worker's command ring, events and counters.
