@@ -1,13 +1,15 @@
 //! `lab up | down | exec | status`: the demo's hosts for people to play with.
 
-use std::{net::Ipv4Addr, os::unix::process::CommandExt, time::Duration};
+use std::{io::Write, net::Ipv4Addr, os::unix::process::CommandExt, time::Duration};
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use crate::{
     daemon::{self, Control, Daemon, Settings},
     nat_box::Faults,
+    netns::Netns,
     sh,
     topology::{self, Host, Lab, MAX_CLIENTS, Middle, Plan, SERVER},
     watch,
@@ -59,8 +61,12 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         cmd: Vec<String>,
     },
-    /// Hosts, addresses, tunnels
-    Status,
+    /// Hosts, addresses, tunnels, the NAT's table
+    Status {
+        /// For machines
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -146,7 +152,8 @@ pub fn run(options: &Options) -> Result<()> {
         }
         Action::Nat { action } => nat(&options.name, action),
         Action::Probe(probe) => watch::run(&options.name, probe),
-        Action::Status => status(&options.name),
+        Action::Status { json: false } => status(&options.name),
+        Action::Status { json: true } => status_json(&options.name),
     }
 }
 
@@ -213,34 +220,73 @@ fn nat(name: &str, action: &NatAction) -> Result<()> {
 
 fn status(name: &str) -> Result<()> {
     let lab = Lab::standing(name)?;
+    let mut text = String::new();
     for host in lab.hosts() {
         let netns = lab.host(host);
-        println!("{host} (namespace {})", netns.name());
-        for line in netns
-            .ip("-brief -4 address")?
-            .lines()
-            .filter(|line| !line.starts_with("lo "))
-        {
-            println!("    {line}");
+        text += &format!("{host} (namespace {})\n", netns.name());
+        let mut lines = addresses(netns)?;
+        if runs_daemon(host) {
+            let control = Control::of(&lab, host)?;
+            let list = sh::output(&mut control.command(&["list-sas"]));
+            let list = list.unwrap_or_else(|_| "no daemon answers".to_owned());
+            lines.extend(list.lines().map(str::to_owned));
+            let stats = sh::show(&control.command(&["stats"]));
+            lines.push(format!("ask it: {stats}"));
         }
-        match host {
-            Host::Client | Host::OtherClient(_) | Host::Gw => {
-                let control = Control::of(&lab, host)?;
-                match sh::output(&mut control.command(&["list-sas"])) {
-                    Ok(list) => list.lines().for_each(|line| println!("    {line}")),
-                    Err(_) => println!("    no daemon answers"),
-                }
-                println!("    ask it: {}", sh::show(&control.command(&["stats"])));
-            }
-            Host::Nat if lab.middle() != Middle::Router => match lab.nat()?.show() {
-                Ok(shown) => shown
-                    .to_string()
-                    .lines()
-                    .for_each(|line| println!("    {line}")),
-                Err(error) => println!("    {error:#}"),
-            },
-            Host::Nat | Host::Server => {}
+        if has_nat(&lab, host) {
+            let shown = lab.nat()?.show();
+            let shown = shown.map_or_else(|error| format!("{error:#}"), |nat| nat.to_string());
+            lines.extend(shown.lines().map(str::to_owned));
+        }
+        for line in lines {
+            text += &format!("    {line}\n");
         }
     }
-    Ok(())
+    print(&text)
+}
+
+fn status_json(name: &str) -> Result<()> {
+    let lab = Lab::standing(name)?;
+    let mut hosts = Vec::new();
+    for host in lab.hosts() {
+        let netns = lab.host(host);
+        let mut status = json!({
+            "host": host.to_string(),
+            "namespace": netns.name(),
+            "addresses": addresses(netns)?,
+        });
+        if runs_daemon(host) {
+            status["list_sas"] = Control::of(&lab, host)?
+                .ask(&["list-sas"])
+                .unwrap_or(Value::Null);
+        }
+        if has_nat(&lab, host) {
+            status["nat"] = serde_json::to_value(lab.nat()?.show().ok())?;
+        }
+        hosts.push(status);
+    }
+    print(&format!("{:#}\n", json!({"lab": name, "hosts": hosts})))
+}
+
+fn runs_daemon(host: Host) -> bool {
+    matches!(host, Host::Client | Host::OtherClient(_) | Host::Gw)
+}
+
+fn has_nat(lab: &Lab, host: Host) -> bool {
+    host == Host::Nat && lab.middle() != Middle::Router
+}
+
+/// Interface, state and addresses, a line for each but the loopback.
+fn addresses(netns: &Netns) -> Result<Vec<String>> {
+    let all = netns.ip("-brief -4 address")?;
+    let lines = all.lines().filter(|line| !line.starts_with("lo "));
+    Ok(lines.map(|line| line.trim_end().to_owned()).collect())
+}
+
+/// `lab status | head` is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
