@@ -528,8 +528,9 @@ impl Control {
             }
             Encap::Udp => {
                 let to = outer(Encap::Esp, local, remote);
+                let wanted = e.ways.base == Encap::Esp || e.ways.behind_nat;
                 let busy = self.tunnels[at].encap.asked.is_some();
-                if !busy && self.plain_esp(at, to).retry_at <= now {
+                if wanted && !busy && self.plain_esp(at, to).retry_at <= now {
                     self.ask(now, at, epoch, to, Question::PlainEsp);
                 }
             }

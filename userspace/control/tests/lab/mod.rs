@@ -31,6 +31,8 @@ pub struct Setup {
     pub seed: u64,
     pub encap: EncapMode,
     pub nat: bool,
+    /// Both ask for plain ESP behind the NAT.
+    pub probe_behind_nat: bool,
     pub psks: [&'static str; 2],
     pub rekey_time: Duration,
     pub reauth_time: Duration,
@@ -48,6 +50,7 @@ impl Default for Setup {
             seed: 1,
             encap: EncapMode::Auto,
             nat: true,
+            probe_behind_nat: false,
             psks: ["secret", "secret"],
             rekey_time: secs(3600),
             reauth_time: Duration::ZERO,
@@ -60,11 +63,17 @@ impl Default for Setup {
     }
 }
 
+/// Where the server is.
+pub fn gateway() -> Ipv4Addr {
+    GATEWAY
+}
+
 impl Setup {
     fn plan(&self) -> Plan {
         Plan {
             seed: self.seed,
             encap: self.encap,
+            probe_behind_nat: self.probe_behind_nat,
             psks: self.psks,
             rekey_time: self.rekey_time,
             reauth_time: self.reauth_time,
@@ -222,6 +231,11 @@ impl World {
     /// Anybody's datagram.
     pub fn inject(&mut self, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
         self.world.inject(self.setup.delay, src, dst, payload);
+    }
+
+    /// Protocol 50 is dropped towards the server, and from it.
+    pub fn drop_esp(&mut self, there: bool, back: bool) {
+        self.world.link(SERVER).no_esp = [back, there];
     }
 
     /// Takes what is under way off the network.

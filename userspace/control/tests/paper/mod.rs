@@ -122,6 +122,7 @@ pub enum Sent {
     Ike,
     Keepalive,
     Esp,
+    PlainPing,
 }
 
 pub struct Host {
@@ -282,7 +283,7 @@ impl Net {
             Some(installed) => {
                 installed.counters.packets_out.add(1);
                 let epoch = epoch.unwrap();
-                self.through(at, epoch, None);
+                self.through(at, epoch, None, None);
                 true
             }
             None => {
@@ -295,7 +296,8 @@ impl Net {
     }
 
     /// A packet through an epoch.
-    fn through(&mut self, at: usize, epoch: EpochId, payload: Option<Vec<u8>>) {
+    /// `via`: another way than the epoch's own.
+    fn through(&mut self, at: usize, epoch: EpochId, via: Option<Outer>, payload: Option<Vec<u8>>) {
         let now = self.now;
         let host = &mut self.hosts[at];
         let Installed {
@@ -304,6 +306,7 @@ impl Net {
             counters,
             ..
         } = &host.installed[&epoch];
+        let outer = via.as_ref().unwrap_or(outer);
         let (spi, to) = (*spi_out, outer.remote);
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap();
         counters.last_out_ns.set(nanoseconds);
@@ -392,6 +395,7 @@ impl Net {
                 } => {
                     let what = match payload.as_slice() {
                         [0xff] => Sent::Keepalive,
+                        _ if local.port() == 0 => Sent::PlainPing,
                         _ => Sent::Ike,
                     };
                     host.sent.push((self.now, what, remote));
@@ -429,8 +433,13 @@ impl Net {
                 Output::Activate { tunnel, proven } => {
                     host.active.insert(tunnel, proven.epoch());
                 }
-                Output::SendInner { epoch, payload, .. } => {
-                    self.through(at, epoch, Some(payload));
+                Output::SendInner {
+                    epoch,
+                    via,
+                    payload,
+                    ..
+                } => {
+                    self.through(at, epoch, via, Some(payload));
                 }
                 Output::Retire { tunnel, epoch } => {
                     host.installed.remove(&epoch);
@@ -455,6 +464,11 @@ impl Net {
                 let mut hosts = self.hosts.iter().enumerate();
                 let found = hosts.find_map(|(at, h)| Some((at, h.destination(to)?)));
                 let Some((at, to)) = found else { return };
+                if to.port() == 0 {
+                    let control = &mut self.hosts[at].control;
+                    control.handle_plain_echo(self.now, to.ip(), from.ip(), &payload);
+                    return self.pump(at);
+                }
                 let datagram = Datagram {
                     local: to,
                     remote: from,
