@@ -498,6 +498,10 @@ impl Pings {
         self.shared.sent.load(Relaxed)
     }
 
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Relaxed)
+    }
+
     pub fn answered(&self) -> usize {
         self.shared.answered.lock().unwrap().len()
     }
