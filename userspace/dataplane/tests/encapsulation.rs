@@ -38,16 +38,16 @@ over_both!(an_sa_sends_and_opens_either_form);
 fn an_sa_sends_and_opens_either_form(provider: mitregate_esp::Provider) {
     let (mut client, mut gateway) = default_pair(provider);
     let mut sent = Vec::new();
-    for (round, udp) in [false, true, true, false, true].into_iter().enumerate() {
+    for (round, udp) in (0u8..).zip([false, true, true, false, true]) {
         client.send(Command::SetOuter {
             tunnel: TUNNEL,
             epoch: Some(EpochId(1)),
             outer: Some(to_gateway(udp)),
         });
         // One packet asks by the other form, between data that goes on as it was.
-        client.inner_in(&up(&[round as u8, 1]));
+        client.inner_in(&up(&[round, 1]));
         client.send(ping(&client, Some(to_gateway(!udp))));
-        client.inner_in(&up(&[round as u8, 2]));
+        client.inner_in(&up(&[round, 2]));
         client.send(ping(&client, None));
         let forms = [udp, !udp, udp, udp].map(|udp| match udp {
             true => protocol::UDP,
@@ -59,7 +59,7 @@ fn an_sa_sends_and_opens_either_form(provider: mitregate_esp::Provider) {
         for frame in &frames {
             gateway.outer_in(frame);
         }
-        sent.extend([up(&[round as u8, 1]), up(&[round as u8, 2])]);
+        sent.extend([up(&[round, 1]), up(&[round, 2])]);
     }
     assert_eq!(gateway.inner_out(), sent);
     gateway.expect(&[(Fate::Opened, 10), (Fate::ToControl, 10)]);

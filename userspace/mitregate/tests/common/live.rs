@@ -498,10 +498,6 @@ impl Pings {
         self.shared.sent.load(Relaxed)
     }
 
-    pub fn sent(&self) -> u64 {
-        self.shared.sent.load(Relaxed)
-    }
-
     pub fn answered(&self) -> usize {
         self.shared.answered.lock().unwrap().len()
     }
