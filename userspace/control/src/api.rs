@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use mitregate_esp::ids::{EpochId, TunnelId};
 use mitregate_esp::{InboundSa, OutboundSa, SaCounters};
+use mitregate_gate::pmtu::Why;
 use mitregate_gate::{GateEvent, Proven, UserPingEvent};
 use mitregate_ike::Encap;
 use mitregate_wire::TrafficSelector;
@@ -272,8 +273,20 @@ pub enum Output {
         next_header: u8,
         /// The way that this packet takes; `None`: that of the epoch.
         via: Option<Outer>,
+        /// TFC padding makes the outer IP packet so long, bytes; 0: no padding.
+        pad_to: u16,
         /// What ESP protects.
         payload: Vec<u8>,
+    },
+    /// A tunnel's path carries so much from now on. Told only where it is less than the links allow, and
+    /// when that changes.
+    PathMtu {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Bytes of the largest outer IP packet.
+        outer: u16,
+        /// Bytes of the largest inner packet, on the epoch that carries data.
+        inner: u16,
     },
     /// Remove an epoch both ways; data is held if it was the active one.
     Retire {
@@ -372,6 +385,17 @@ pub enum ControlEvent {
         tunnel: TunnelId,
         /// What.
         event: GateEvent,
+    },
+    /// A tunnel's path MTU is another one.
+    PathMtu {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Bytes of the largest outer IP packet.
+        outer: u16,
+        /// Bytes of the largest inner packet.
+        inner: u16,
+        /// What showed it.
+        why: Why,
     },
     /// Progress of [`Command::Ping`].
     Ping {

@@ -24,10 +24,14 @@ use crate::pools::Pools;
 use crate::schedule::{Due, Schedule};
 use crate::session::{Session, SessionId};
 use crate::spi::Spis;
-use crate::stray::Doorman;
+use crate::stray::{Doorman, Limiter};
 use crate::table::Table;
 use crate::tunnel::{Connection, Tunnel};
 use crate::{Config, ConfigError, ControlEvent, DataEvent, Output, StartAction, Strangers, Ticket};
+
+/// What the links take until [`Control::set_mtus`] says so: the defaults of the configuration and of Ethernet.
+const INNER_MTU: u16 = 1400;
+const OUTER_MTU: u16 = 1500;
 
 /// All connections of one process. See the [crate's documentation](crate).
 pub struct Control {
@@ -57,6 +61,10 @@ pub struct Control {
     pub(crate) tunnel_limit: usize,
     pub(crate) doorman: Doorman,
     pub(crate) plain_pings: PlainPings,
+    /// Bytes of the largest packet that the inner link takes, and that the outer one does.
+    pub(crate) inner_mtu: u16,
+    pub(crate) outer_mtu: u16,
+    pub(crate) icmp_errors: Limiter,
     pub(crate) callers: Callers,
     pub(crate) next_session: u64,
     pub(crate) next_epoch: u64,
@@ -124,6 +132,9 @@ impl Control {
             tunnel_limit,
             doorman,
             plain_pings: PlainPings::default(),
+            inner_mtu: INNER_MTU,
+            outer_mtu: OUTER_MTU,
+            icmp_errors: Limiter::default(),
             callers: Callers::default(),
             next_session: 0,
             next_epoch: 0,
@@ -215,7 +226,9 @@ impl Control {
                 if new_highest {
                     self.follow(now, at, epoch, (to, from), Sign::Ping);
                 }
-                if !self.way_answered(now, at, epoch, &echo) {
+                let taken =
+                    self.way_answered(now, at, epoch, &echo) || self.answers_probe(now, at, &echo);
+                if !taken {
                     self.gate(now, at, Input::Echo { epoch, echo });
                 }
             }

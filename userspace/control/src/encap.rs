@@ -410,6 +410,7 @@ impl Control {
                 epoch,
                 next_header: echo::NEXT_HEADER,
                 via: Some(to),
+                pad_to: 0,
                 payload,
             });
         }

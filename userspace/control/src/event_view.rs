@@ -63,6 +63,13 @@ pub enum EventView {
         to: &'static str,
         why: &'static str,
     },
+    /// A tunnel's path carries so much from now on, bytes: `answered`, `doubt`, `black-hole` or `limit`.
+    PathMtu {
+        tunnel: String,
+        outer: u16,
+        inner: u16,
+        why: &'static str,
+    },
     /// Pings were lost, and the path is proven again: by `re-ping`, `rekey`, `new-ike` or `encap`.
     Recovered {
         tunnel: String,
@@ -101,6 +108,7 @@ impl EventView {
             | Self::PingAnswered { tunnel, .. }
             | Self::PingLost { tunnel, .. }
             | Self::EncapChanged { tunnel, .. }
+            | Self::PathMtu { tunnel, .. }
             | Self::Recovered { tunnel, .. }
             | Self::Unproven { tunnel, .. }
             | Self::EchoRefused { tunnel, .. } => Some(tunnel),
@@ -149,6 +157,17 @@ impl Control {
                     Encap::Esp => "esp",
                     Encap::Udp => "udp",
                 },
+                why: why.as_str(),
+            },
+            ControlEvent::PathMtu {
+                tunnel,
+                outer,
+                inner,
+                why,
+            } => EventView::PathMtu {
+                tunnel: self.name_of(*tunnel)?,
+                outer: *outer,
+                inner: *inner,
                 why: why.as_str(),
             },
             ControlEvent::Gate { tunnel, event } => self.view_gate_event(*tunnel, event)?,

@@ -110,6 +110,7 @@ impl Control {
                 cipher: child.suite,
                 outer: path,
                 ways,
+                peer_echo: caps.esp_echo,
                 local_ts: child.local_ts,
                 remote_ts: child.remote_ts,
                 icmp,
@@ -178,6 +179,7 @@ impl Control {
                         epoch,
                         next_header,
                         via: None,
+                        pad_to: 0,
                         payload,
                     });
                 }
@@ -198,6 +200,7 @@ impl Control {
                     self.outputs.push_back(Output::SendInner {
                         tunnel,
                         via: None,
+                        pad_to: 0,
                         epoch,
                         next_header,
                         payload,
@@ -244,10 +247,16 @@ impl Control {
                     {
                         self.show_ike(now, at, epoch);
                     }
+                    if let GateEvent::PingAnswered { epoch, rtt } = event
+                        && self.tunnels[at].gate.active() == Some(epoch)
+                    {
+                        self.path_alive(now, at, rtt);
+                    }
                     self.gate_event(at, event);
                 }
             }
         }
+        self.follow_path(now, at);
         self.dirty_connections.insert(self.tunnels[at].connection);
     }
 
@@ -382,6 +391,7 @@ impl Control {
             self.gate(now, at, Input::Activity(activity));
             self.tunnels[at].gate.handle_timeout(now, &mut *self.rng);
         }
+        self.path_timeout(now, at);
         let epochs = self.tunnels[at].epochs.iter();
         let due: Vec<_> = epochs
             .map(|(id, e)| {

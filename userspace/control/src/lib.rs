@@ -36,6 +36,7 @@ mod lifecycle;
 mod lifetime;
 mod list;
 mod path;
+mod path_mtu;
 mod peers;
 mod pools;
 mod rekey;
@@ -62,6 +63,7 @@ pub use event_view::EventView;
 pub use ike::CONNECT_PATIENCE;
 pub use keylog::LoggedKeys;
 pub use lifetime::{ChildLifetime, IkeLifetime, UNLIMITED};
+pub use mitregate_gate::pmtu;
 pub use mitregate_gate::{
     EchoLimit, GateConfig, GateMode, Idle, PingStats, Proof, Proven, Role, UserPingEvent,
 };
@@ -74,5 +76,5 @@ pub use mitregate_ike::{
 pub use tunnel::RETRY_MAX;
 pub use view::{
     ActionView, ConnectionView, EncapView, EpochView, GateCountersView, IkeSaView, LeaseView,
-    ListView, PoolView, RecoveriesView, SelectorView, TunnelView,
+    ListView, PathMtuView, PoolView, RecoveriesView, SelectorView, TunnelView,
 };

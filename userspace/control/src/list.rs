@@ -10,8 +10,8 @@ use crate::control::tunnel_id;
 use crate::session::Session;
 use crate::tunnel::{Connection, Tunnel};
 use crate::{
-    ActionView, ConnectionView, Control, EncapView, EpochView, IkeSaView, ListView, PoolView,
-    SelectorView, TunnelView,
+    ActionView, ConnectionView, Control, EncapView, EpochView, IkeSaView, ListView, PathMtuView,
+    PoolView, SelectorView, TunnelView,
 };
 
 impl Control {
@@ -102,6 +102,25 @@ impl Control {
         }
     }
 
+    fn path_mtu_view(&self, tunnel: &Tunnel) -> Option<PathMtuView> {
+        let path = tunnel.path.as_ref()?;
+        let view = path.view();
+        let counters = view.counters;
+        Some(PathMtuView {
+            state: view.state.as_str(),
+            outer: view.mtu,
+            inner: path.inner_mtu(self.inner_mtu),
+            confirmed: view.confirmed,
+            probing: view.probing,
+            probes_sent: counters.probes_sent,
+            probes_answered: counters.probes_answered,
+            probes_lost: counters.probes_lost,
+            black_holes: counters.black_holes,
+            hints: counters.hints,
+            hints_taken: counters.hints_taken,
+        })
+    }
+
     fn tunnel_view(&self, id: u32, tunnel: &Tunnel, now: Duration) -> TunnelView {
         let totals = tunnel.totals();
         let active = tunnel.gate.epochs().find(|epoch| epoch.active);
@@ -123,6 +142,7 @@ impl Control {
             packets_out: totals.packets_out,
             bytes_in: totals.bytes_in,
             bytes_out: totals.bytes_out,
+            path_mtu: self.path_mtu_view(tunnel),
             gate: tunnel.gate.counters().into(),
             black_hole_ms: ms(tunnel.gate.black_hole(now), Duration::ZERO),
             encap: EncapView {
@@ -171,6 +191,7 @@ fn epoch_view(
         encap_asks: tunnel.encap.asks(view.epoch),
         local: epoch.outer.local.to_string(),
         remote: epoch.outer.remote.to_string(),
+        path_mtu: tunnel.path.as_ref().map(|path| path.view().mtu),
         rekey_in_ms: epoch.rekey_at.map(|at| ms(at, now)),
         selectors: selectors(&epoch.local_ts, &epoch.remote_ts),
         packets_in: counters.packets_in.get(),

@@ -147,6 +147,7 @@ impl Control {
             epoch,
             outer: moved,
         });
+        self.dirty_tunnels.insert(at);
         true
     }
 

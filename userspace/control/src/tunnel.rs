@@ -16,6 +16,7 @@ use rand_core::Rng;
 use crate::encap::{Encapsulation, PlainEsp, Ways};
 use crate::icmp::{self, Secret};
 use crate::idle::Quiet;
+use crate::path_mtu::Path;
 use crate::session::SessionId;
 use crate::{ConnectionConfig, Outer, Ticket};
 
@@ -126,6 +127,8 @@ pub(crate) struct Tunnel {
     pub(crate) past: Totals,
     pub(crate) moved: Option<Duration>,
     pub(crate) encap: Encapsulation,
+    /// The search for the MTU of the way that its data takes.
+    pub(crate) path: Option<Path>,
     pub(crate) waiters: Vec<(Ticket, Goal)>,
 }
 
@@ -146,6 +149,8 @@ pub(crate) struct Epoch {
     pub(crate) outer: Outer,
     /// What else `outer` may be.
     pub(crate) ways: Ways,
+    /// The peer answers ESP Echo.
+    pub(crate) peer_echo: bool,
     pub(crate) local_ts: Vec<TrafficSelector>,
     pub(crate) remote_ts: Vec<TrafficSelector>,
     /// Where it can be asked by ICMP.
@@ -165,6 +170,7 @@ pub(crate) struct Totals {
     pub(crate) packets_out: u64,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    pub(crate) large_out: u64,
 }
 
 impl Totals {
@@ -173,6 +179,7 @@ impl Totals {
         self.packets_out += counters.packets_out.get();
         self.bytes_in += counters.bytes_in.get();
         self.bytes_out += counters.bytes_out.get();
+        self.large_out += counters.large_out.get();
     }
 }
 
@@ -204,6 +211,7 @@ impl Tunnel {
             past: Totals::default(),
             moved: None,
             encap: Encapsulation::default(),
+            path: None,
             waiters: Vec::new(),
         }
     }
@@ -273,6 +281,7 @@ impl Tunnel {
             })
             .flatten()
             .chain(self.gate.poll_timeout())
+            .chain(self.path.as_ref().and_then(Path::poll_timeout))
             .chain(self.quiet.map(|quiet| quiet.look_at))
             .chain(self.encap.timeout())
             .min()

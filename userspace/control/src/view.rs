@@ -135,6 +135,8 @@ pub struct TunnelView {
     pub bytes_in: u64,
     /// Inner bytes sent.
     pub bytes_out: u64,
+    /// What is known of its path's MTU; absent before the first epoch, and where it is not looked for.
+    pub path_mtu: Option<PathMtuView>,
     /// What its gate has counted.
     pub gate: GateCountersView,
     /// How long it was a black hole in all, from the first sign of each (data unanswered, a lost ping) to the
@@ -172,6 +174,33 @@ pub struct ActionView {
     pub text: String,
     /// Since then.
     pub ago_ms: u64,
+}
+
+/// The search for the MTU of a tunnel's path (RFC 8899).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PathMtuView {
+    /// `disabled`, `base`, `search`, `complete` or `error`.
+    pub state: &'static str,
+    /// In use: bytes of the largest outer IP packet.
+    pub outer: u16,
+    /// In use: bytes of the largest inner packet.
+    pub inner: u16,
+    /// Whether a probe of that size was answered.
+    pub confirmed: bool,
+    /// The size that is asked now.
+    pub probing: Option<u16>,
+    /// Probes sent.
+    pub probes_sent: u64,
+    /// Of those, answered.
+    pub probes_answered: u64,
+    /// Of those, not answered in time.
+    pub probes_lost: u64,
+    /// Times that the size in use stopped arriving.
+    pub black_holes: u64,
+    /// ICMP errors about this path.
+    pub hints: u64,
+    /// Of those, the ones that led to a probe.
+    pub hints_taken: u64,
 }
 
 /// Traffic selectors, as swanctl writes them.
@@ -215,6 +244,8 @@ pub struct EpochView {
     pub local: String,
     /// The peer's end of the outer path.
     pub remote: String,
+    /// Bytes of the largest outer IP packet with data; absent where the path is not asked for it.
+    pub path_mtu: Option<u16>,
     /// Until it is rekeyed; absent when that is not ours to do.
     pub rekey_in_ms: Option<u64>,
     /// As negotiated.

@@ -56,6 +56,14 @@ pub enum Command {
         /// The new header; `None` while the next hop is unknown: data is then held.
         outer: Option<OuterHeader>,
     },
+    /// Seals no data of this tunnel, on whichever epoch, whose outer IP packet would be larger. Control
+    /// packets go by the outer header's own MTU.
+    SetPathMtu {
+        /// Which tunnel.
+        tunnel: TunnelId,
+        /// Bytes of the outer IP packet.
+        mtu: u16,
+    },
     /// Sends a control payload through an epoch's outbound SA, proven or not.
     SendInner {
         /// The epoch's tunnel.
@@ -67,6 +75,9 @@ pub enum Command {
         /// What goes around this packet in place of the epoch's own outer header: another way is asked
         /// for.
         via: Option<OuterHeader>,
+        /// TFC padding (RFC 4303 §2.7) makes the outer IP packet so long, bytes, or up to three
+        /// shorter: ESP has no other lengths. DF is set. 0: no padding.
+        pad_to: u16,
         /// What ESP protects.
         payload: ControlBuf,
     },

@@ -80,6 +80,8 @@ fates! {
     NoTunnel = "no_tunnel",
     /// Inner packet too large for the outer path, with or without an ICMP error in return.
     TooBig = "too_big",
+    /// Inner IPv4 packet too large for the outer path, cut into fragments that each end on their own.
+    Fragmented = "fragmented",
     /// Held packet that gave way to a newer one, or for which the hold queue had no room.
     HoldOverflow = "hold_overflow",
     /// Held packet whose tunnel was removed.

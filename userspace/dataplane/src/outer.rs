@@ -92,7 +92,8 @@ pub struct OuterHeader {
     pub df: DfPolicy,
     /// DSCP policy.
     pub dscp: DscpPolicy,
-    /// MTU of the outer path, in bytes of the outer IP packet.
+    /// What the outer link takes, in bytes of the outer IP packet. The path behind it may take less:
+    /// [`Command::SetPathMtu`](crate::Command::SetPathMtu).
     pub mtu: u16,
 }
 
@@ -132,6 +133,8 @@ enum Shape {
 pub(crate) struct Carried {
     pub(crate) traffic_class: TrafficClass,
     pub(crate) dont_fragment: bool,
+    /// It asks what the path carries: DF is set whatever the policy.
+    pub(crate) probe: bool,
     /// Identification of the outer IPv4 packet.
     pub(crate) id: u16,
 }
@@ -218,10 +221,16 @@ impl Template {
         usize::from(self.len)
     }
 
-    /// The longest ESP packet, SPI to ICV, that the outer path takes.
+    /// What the link takes, bytes of the outer IP packet.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// The longest ESP packet, SPI to ICV, that an outer IP packet of `mtu` bytes, or of what the link
+    /// takes, has room for.
     #[inline]
-    pub(crate) fn max_esp(&self) -> usize {
-        usize::from(self.mtu).saturating_sub(usize::from(self.len - self.ip))
+    pub(crate) fn max_esp(&self, mtu: u16) -> usize {
+        usize::from(self.mtu.min(mtu)).saturating_sub(usize::from(self.len - self.ip))
     }
 
     /// Writes the header before the ESP packet that lies at `esp` in the chunk. Returns where the
@@ -267,7 +276,7 @@ impl Template {
         let flags: u16 = match self.df {
             DfPolicy::Copy => u16::from(carried.dont_fragment) << 14,
             DfPolicy::Set => 0x4000,
-            DfPolicy::Clear => 0,
+            DfPolicy::Clear => u16::from(carried.probe) << 14,
         };
         let len = u16::from_be_bytes(length(len));
         let class = self.class(carried).0;

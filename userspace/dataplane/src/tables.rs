@@ -16,6 +16,7 @@ use std::{
 use mitregate_esp::{
     InboundSa, OutboundSa, SaCounters,
     ids::{EpochId, TunnelId},
+    max_inner,
 };
 use mitregate_xsk::Frame;
 
@@ -41,6 +42,8 @@ pub struct Tunnel {
     /// Frames from the inner port that wait for an active epoch, oldest first.
     pub(crate) held: VecDeque<Frame>,
     pub(crate) hold_limit: usize,
+    /// Largest outer IP packet with data, bytes.
+    pub(crate) path_mtu: u16,
     /// Whether DataWaiting was raised since the last Activate.
     pub(crate) waiting_told: bool,
 }
@@ -56,6 +59,7 @@ impl Tunnel {
             active: None,
             held: VecDeque::with_capacity(hold_limit),
             hold_limit,
+            path_mtu: u16::MAX,
             waiting_told: false,
         })
     }
@@ -129,6 +133,8 @@ pub struct Epoch {
     pub(crate) inbound: InboundSa,
     pub(crate) outbound: OutboundSa,
     pub(crate) template: Option<Template>,
+    /// The longest ESP packet with data that the outer path takes: what the tunnel's path MTU leaves.
+    pub(crate) max_esp: usize,
     /// FirstInbound was raised for any packet, and for data.
     pub(crate) heard: bool,
     pub(crate) heard_data: bool,
@@ -155,6 +161,7 @@ impl Epoch {
             inbound: config.inbound,
             outbound: config.outbound,
             template: config.outer.as_ref().map(Template::new),
+            max_esp: 0,
             heard: false,
             heard_data: false,
             soft_told: false,
@@ -185,6 +192,17 @@ impl Epoch {
     pub fn expecting_icmp(mut self: Box<Self>, secret: IcmpSecret) -> Box<Self> {
         self.icmp_secret = Some(secret);
         self
+    }
+
+    /// Takes the outer header or the path's MTU into account.
+    pub(crate) fn fit(&mut self, path_mtu: u16) {
+        let template = self.template.as_ref();
+        self.max_esp = template.map_or(0, |template| template.max_esp(path_mtu));
+    }
+
+    /// The longest inner packet that the outer path takes, bytes.
+    pub(crate) fn max_inner(&self) -> usize {
+        max_inner(self.max_esp)
     }
 
     /// Its tunnel.
@@ -367,6 +385,7 @@ impl Tables {
             return Err((Refusal::NoSuchTunnel, epoch));
         };
         epoch.narrowed = epoch.selectors != tunnel.policy;
+        epoch.fit(tunnel.path_mtu);
         if tunnel.epochs.len() == MAX_EPOCHS_PER_TUNNEL {
             return Err((Refusal::TableFull, epoch));
         }

@@ -66,13 +66,15 @@ pub struct WorkerConfig {
     pub control_next_headers: Vec<u8>,
     /// The inner link.
     pub inner: InnerLink,
+    /// Whether the MSS of TCP connections is lowered to what the tunnel carries.
+    pub mss_clamp: bool,
     /// The clock, which must be the control thread's too: [`boottime`].
     pub clock: fn() -> Duration,
 }
 
 impl WorkerConfig {
     /// The only worker, for this inner link: 1024 tunnels, 4096 epochs, 1024 held frames, spinning
-    /// for 20 µs, with ESP Echo for the control plane.
+    /// for 20 µs, with ESP Echo for the control plane and the MSS clamp.
     pub fn new(inner: InnerLink) -> Self {
         Self {
             id: WorkerId(0),
@@ -87,6 +89,7 @@ impl WorkerConfig {
             control_bufs: 512,
             control_next_headers: vec![mitregate_wire::ip::protocol::AGGFRAG],
             inner,
+            mss_clamp: true,
             clock: boottime,
         }
     }
@@ -147,6 +150,7 @@ impl<O: Port, I: Port> Worker<O, I> {
             max_held: config.max_held.min(quarter as usize),
             control_next_headers: config.control_next_headers.clone(),
             inner: config.inner,
+            mss_clamp: config.mss_clamp,
         };
         let sink = EventSink {
             ring: Arc::clone(shared.events()),

@@ -30,6 +30,7 @@ fn ping(rig: &Rig, via: Option<OuterHeader>) -> Command {
         epoch: EpochId(1),
         next_header: 144,
         via,
+        pad_to: 0,
         payload,
     }
 }

@@ -29,6 +29,7 @@ fn no_ping_is_lost_to_our_own_queues(provider: Provider) {
                 epoch: EpochId(1),
                 next_header: protocol::AGGFRAG,
                 via: None,
+                pad_to: 0,
                 payload,
             });
         }

@@ -25,6 +25,10 @@ fn no_allocation_in_steady_state() {
         gateway.outer = Some(outer_header(GATEWAY, GATEWAY, UDP_ENCAP));
         peer.install_and_activate(Epoch::new(gateway).telling_moves());
         let inner = inner_frame(&up(&[7; 1000]));
+        let loose = packet_with(CLIENT_INSIDE, SERVER_INSIDE, &[7; 1000], |ip| {
+            ip.dont_fragment = false;
+        });
+        let loose = inner_frame(&loose);
         let bad = outer_frame(50, &[9; 64]);
         let mut between = [0; 2048];
         let mut moves = 0;
@@ -40,6 +44,7 @@ fn no_allocation_in_steady_state() {
                     epoch,
                     next_header: 144,
                     via: None,
+                    pad_to: 1400,
                     payload,
                 });
                 client.send(Command::Hold { tunnel });
@@ -48,6 +53,14 @@ fn no_allocation_in_steady_state() {
                 client.send(Command::Activate { tunnel, epoch });
                 assert!(client.inner.inject(&inner));
                 assert!(client.outer.inject(&bad));
+                client.round();
+                // Too large: one that is told so, and one that is cut up.
+                client.send(Command::SetPathMtu { tunnel, mtu: 700 });
+                assert!(client.inner.inject(&inner));
+                assert!(client.inner.inject(&loose));
+                client.round();
+                client.inner.drain(|_| ());
+                client.send(Command::SetPathMtu { tunnel, mtu: 1500 });
                 client.round();
                 client.outer.drain(|frame| {
                     let copy = &mut between[..frame.len()];
@@ -78,7 +91,7 @@ fn no_allocation_in_steady_state() {
             (0, 0, 0)
         );
         assert_eq!(moves, 550);
-        assert_eq!(peer.fate(Fate::Opened), 2200);
+        assert_eq!(peer.fate(Fate::Opened), 4400);
         assert_eq!(peer.fate(Fate::ToControl), 1100);
     }
 }

@@ -349,6 +349,7 @@ fn first_inbound_tells_control_from_data(provider: Provider) {
                 epoch: EpochId(1),
                 next_header: kind,
                 via: None,
+                pad_to: 0,
                 payload,
             });
         }

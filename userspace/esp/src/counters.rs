@@ -26,6 +26,9 @@ impl Counter {
     }
 }
 
+/// An inner packet is large beyond so many bytes: the path of another one may carry that one only.
+pub const LARGE: usize = 512;
+
 /// Counters of one epoch: its inbound and its outbound SA. Packets and bytes are those of inner IP
 /// packets; what the gate sends and answers (ESP Echo) is not traffic and not counted.
 /// On cache lines of their own, so that readers do not slow the neighbours' writers.
@@ -40,6 +43,8 @@ pub struct SaCounters {
     pub packets_out: Counter,
     /// Their inner bytes.
     pub bytes_out: Counter,
+    /// Of these, packets above [`LARGE`].
+    pub large_out: Counter,
     /// Packets refused as replayed or too old.
     pub replays: Counter,
     /// Packets whose ICV was wrong.

@@ -20,10 +20,12 @@ mod replay;
 mod suite;
 
 pub use aead::Provider;
-pub use counters::{Counter, SaCounters};
+pub use counters::{Counter, LARGE, SaCounters};
 pub use ids::{EpochId, TunnelId, WorkerId};
 pub use inbound::{InboundSa, InboundState, OpenError, Opened};
-pub use outbound::{HEADROOM, MAX_TAILROOM, OutboundSa, OutboundState, SealError, sealed_len};
+pub use outbound::{
+    HEADROOM, MAX_TAILROOM, OutboundSa, OutboundState, SealError, max_inner, sealed_len,
+};
 pub use replay::{MIN_REPLAY_WINDOW, ReplayWindow};
 pub use suite::{CipherSuite, SaKey};
 

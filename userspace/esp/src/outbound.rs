@@ -21,6 +21,13 @@ pub const fn sealed_len(inner_len: usize) -> usize {
     HEADROOM + (inner_len + TRAILER_LEN).next_multiple_of(ALIGN) + ICV_LEN
 }
 
+/// The longest inner packet whose ESP packet is not above `max_esp` bytes; the reverse of [`sealed_len`].
+#[must_use]
+pub const fn max_inner(max_esp: usize) -> usize {
+    let text = max_esp.saturating_sub(HEADROOM + ICV_LEN) / ALIGN * ALIGN;
+    text.saturating_sub(TRAILER_LEN)
+}
+
 /// Why a packet was not sealed. Its buffer is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum SealError {

@@ -3,6 +3,8 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
+use crate::pmtu::PathMtuConfig;
+
 /// The side of the *tunnel* (not of an IKE exchange) that the gate works for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -97,6 +99,8 @@ pub struct GateConfig {
     pub echo: EchoLimit,
     /// A user's ping counts as lost after this time.
     pub user_ping_timeout: Duration,
+    /// How the path's MTU is looked for, by [`PathMtu`](crate::pmtu::PathMtu) beside the gate. `None`: not.
+    pub path_mtu: Option<PathMtuConfig>,
 }
 
 /// When a proven epoch is pinged again.
@@ -183,6 +187,7 @@ impl GateConfig {
             },
             echo: EchoLimit::default(),
             user_ping_timeout: Duration::from_secs(2),
+            path_mtu: Some(PathMtuConfig::default()),
         }
     }
 

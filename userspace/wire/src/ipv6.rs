@@ -9,6 +9,8 @@ use crate::icmp::Quoted;
 use crate::ip::{Flow, TrafficClass};
 use crate::{WireError, split, split_mut};
 
+/// What every link takes (RFC 8200 §5), bytes.
+pub const MIN_MTU: usize = 1280;
 /// Length of the fixed header, bytes.
 pub const HEADER_LEN: usize = 40;
 /// Extension headers that are walked before a packet is refused; RFC 8200 §4.1 names seven.

@@ -453,6 +453,8 @@ impl Net {
                         installed.outer = outer;
                     }
                 }
+                // No packet here has a length.
+                Output::PathMtu { .. } => {}
                 Output::Event(event) => host.events.push(event),
             }
         }

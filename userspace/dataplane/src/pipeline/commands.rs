@@ -68,16 +68,27 @@ impl Pipeline {
                     Err(reason) => self.refuse(tunnel, epoch, reason, None),
                 }
             }
+            Command::SetPathMtu { tunnel, mtu } => match self.tables.find_tunnel(tunnel) {
+                Ok(slot) => {
+                    if let Some(tunnel) = self.tables.tunnel_mut(slot) {
+                        tunnel.path_mtu = mtu;
+                    }
+                    self.tables.for_each_epoch(slot, |epoch| epoch.fit(mtu));
+                }
+                Err(reason) => self.refuse(tunnel, None, reason, None),
+            },
             Command::SendInner {
                 tunnel,
                 epoch,
                 next_header,
                 via,
+                pad_to,
                 payload,
             } => match self.tables.find(tunnel, epoch) {
                 Ok((_, epoch_slot)) => {
                     let via = via.as_ref().map(Template::new);
-                    self.send_inner(epoch_slot, next_header, via.as_ref(), &payload);
+                    let how = (next_header, pad_to);
+                    self.send_inner(epoch_slot, how, via.as_ref(), &payload);
                 }
                 Err(_) => self.fates.count(Fate::NoEpoch),
             },
@@ -131,9 +142,12 @@ impl Pipeline {
             Some(epoch) => self.tables.find(tunnel, epoch)?.0,
             None => self.tables.find_tunnel(tunnel)?,
         };
+        let path_mtu = self.tables.tunnel_mut(tunnel_slot);
+        let path_mtu = path_mtu.map_or(u16::MAX, |tunnel| tunnel.path_mtu);
         self.tables.for_each_epoch(tunnel_slot, |installed| {
             if epoch.is_none_or(|epoch| epoch == installed.id) {
                 installed.template = template.cloned();
+                installed.fit(path_mtu);
             }
         });
         Ok(tunnel_slot)

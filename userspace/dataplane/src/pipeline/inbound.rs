@@ -17,8 +17,9 @@ use mitregate_wire::{
 };
 use mitregate_xsk::Frame;
 
-use super::{Events, Hop, InnerLink, Pipeline, Tick, Verdict, write_link};
+use super::{Events, Hop, Pipeline, PipelineConfig, Tick, Verdict, mss, write_link};
 use crate::{
+    buf::CONTROL_BUF_SIZE,
     event::Event,
     fate::Fate,
     frames::Side,
@@ -199,11 +200,12 @@ impl Inspection<'_> {
 #[inline(always)]
 fn accept(
     epoch: &Epoch,
-    link: &InnerLink,
+    config: &PipelineConfig,
     content: &mut [u8],
     ip: &Ip,
     outer_ecn: Ecn,
 ) -> Result<usize, Fate> {
+    let link = &config.inner;
     if !epoch.selectors.allow_inbound(&ip.flow) {
         return Err(Fate::SelectorMismatch);
     }
@@ -221,6 +223,9 @@ fn accept(
     }
     if link.hop == Hop::Forward && ip::decrement_hop_limit(content) == Ok(0) {
         return Err(Fate::TtlExpired);
+    }
+    if config.mss_clamp {
+        mss::clamp(epoch, link.mtu, content, ip);
     }
     epoch.counters.packets_in.add(1);
     epoch.counters.bytes_in.add(ip.len as u64);
@@ -244,13 +249,13 @@ fn answers(secret: &IcmpSecret, content: &[u8], ip: &Ip) -> bool {
 #[cold]
 fn accept_any(
     epoch: &Epoch,
-    link: &InnerLink,
+    config: &PipelineConfig,
     content: &mut [u8],
     ether_type: EtherType,
     outer_ecn: Ecn,
 ) -> Result<usize, Fate> {
     let ip = Ip::any(ether_type, content).ok_or(Fate::BadInner)?;
-    accept(epoch, link, content, &ip, outer_ecn)
+    accept(epoch, config, content, &ip, outer_ecn)
 }
 
 /// RFC 6040 §4.2.
@@ -360,8 +365,8 @@ impl Pipeline {
         let content = chunk.get_mut(inner.clone()).ok_or(Fate::BadInner)?;
         let plain = Ip::plain(content).filter(|_| ether_type == EtherType::IPV4);
         let accepted = match plain {
-            Some(ip) => accept(epoch, &config.inner, content, &ip, packet.ecn),
-            None => accept_any(epoch, &config.inner, content, ether_type, packet.ecn),
+            Some(ip) => accept(epoch, config, content, &ip, packet.ecn),
+            None => accept_any(epoch, config, content, ether_type, packet.ecn),
         };
         if !epoch.heard_data {
             first_inbound(epoch, events, accepted.is_ok());
@@ -457,6 +462,8 @@ fn tell_inner(
         .and_then(endpoints)
         .unwrap_or((unknown, unknown));
     let payload = chunk.get(opened.inner).unwrap_or_default();
+    // What a buffer has no room for is the padding of a path MTU probe.
+    let payload = payload.get(..CONTROL_BUF_SIZE).unwrap_or(payload);
     let Some(payload) = events.copy(payload) else {
         return Fate::ControlOverflow;
     };

@@ -2,6 +2,7 @@
 
 mod commands;
 mod inbound;
+mod mss;
 mod outbound;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -90,6 +91,8 @@ pub struct PipelineConfig {
     pub control_next_headers: Vec<u8>,
     /// The inner link.
     pub inner: InnerLink,
+    /// Whether the MSS of TCP connections is lowered to what the tunnel carries.
+    pub mss_clamp: bool,
 }
 
 /// The way of events to the control thread.

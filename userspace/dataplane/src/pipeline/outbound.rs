@@ -2,15 +2,17 @@
 
 use std::{ops::Range, time::Duration};
 
-use mitregate_esp::{SealError, sealed_len};
+use mitregate_esp::{LARGE, SealError, max_inner, sealed_len};
 use mitregate_wire::{
     eth::{self, EtherType},
+    fragment::emit_fragment,
     icmp::{self, Problem},
     ip::{self, TrafficClass, protocol},
+    ipv6,
 };
 use mitregate_xsk::Frame;
 
-use super::{Events, Hop, ICMP_INTERVAL, Pipeline, Tick, Verdict, write_link};
+use super::{Events, Hop, ICMP_INTERVAL, Pipeline, Tick, Verdict, mss, write_link};
 use crate::{
     event::Event,
     fate::Fate,
@@ -50,29 +52,19 @@ impl Outgoing {
     }
 }
 
-/// The largest inner packet whose ESP packet is not above `max_esp` bytes.
-fn max_inner(max_esp: usize) -> usize {
-    let whole_words = max_esp.saturating_sub(sealed_len(0)) & !3;
-    // sealed_len(0) has two bytes of trailer and two of padding.
-    whole_words + 2
-}
-
-/// Seals `chunk[inner]` and puts the outer header before it, that of the epoch or the one in `via`;
-/// returns where the frame lies.
+/// Seals `chunk[inner]`, with as much TFC padding, and puts the outer header before it, that of the epoch
+/// or the one in `via`; returns where the frame lies. Whoever calls has seen to the length.
 #[inline(always)]
 fn seal(
     epoch: &mut Epoch,
     chunk: &mut [u8],
     inner: Range<usize>,
-    next_header: u8,
+    (next_header, tfc_pad): (u8, usize),
     carried: Carried,
     via: Option<&Template>,
 ) -> Result<Range<usize>, Fate> {
     let template = via.or(epoch.template.as_ref()).ok_or(Fate::NoNeighbour)?;
-    if sealed_len(inner.len()) > template.max_esp() {
-        return Err(Fate::TooBig);
-    }
-    let sealed = epoch.outbound.seal(chunk, inner, next_header, 0);
+    let sealed = epoch.outbound.seal(chunk, inner, next_header, tfc_pad);
     let esp = sealed.map_err(|error| match error {
         SealError::NoRoom => Fate::NoRoom,
         SealError::SeqExhausted => Fate::SeqCycled,
@@ -80,6 +72,34 @@ fn seal(
     let end = esp.end;
     let start = template.write(chunk, esp, carried).ok_or(Fate::NoRoom)?;
     Ok(start..end)
+}
+
+/// Seals a control payload that lies at `inner` in the chunk; see [`Command::SendInner`].
+///
+/// [`Command::SendInner`]: crate::Command::SendInner
+fn seal_control(
+    epoch: &mut Epoch,
+    chunk: &mut [u8],
+    inner: Range<usize>,
+    (next_header, pad_to): (u8, u16),
+    (via, id): (Option<&Template>, u16),
+) -> Result<Range<usize>, Fate> {
+    let template = via.or(epoch.template.as_ref()).ok_or(Fate::NoNeighbour)?;
+    let (link, wanted) = (template.max_esp(u16::MAX), template.max_esp(pad_to));
+    if sealed_len(inner.len()) > link || usize::from(pad_to) > usize::from(template.mtu()) {
+        return Err(Fate::TooBig);
+    }
+    let tfc_pad = max_inner(wanted).saturating_sub(inner.len());
+    // No DF of an inner packet to copy. Set: the peer may not reassemble, and nothing but a probe of the
+    // path is so large that it has to be fragmented.
+    let carried = Carried {
+        traffic_class: TrafficClass::default(),
+        dont_fragment: true,
+        probe: pad_to > 0,
+        id,
+    };
+    let next_header = (next_header, tfc_pad);
+    seal(epoch, chunk, inner, next_header, carried, via)
 }
 
 /// Seals an inner packet for the outer port; returns where in the chunk the frame then lies.
@@ -95,9 +115,17 @@ fn seal_data(
     if epoch.narrowed && !epoch.selectors.allow_outbound(&ip.flow) {
         return Err(Fate::SelectorMismatch);
     }
+    let mut dont_fragment = ip.dont_fragment;
+    if sealed_len(ip.len) > epoch.max_esp {
+        if !leaves_to_routers(epoch, outgoing) {
+            return Err(Fate::TooBig);
+        }
+        dont_fragment = false;
+    }
     let carried = Carried {
         traffic_class: ip.class,
-        dont_fragment: ip.dont_fragment,
+        dont_fragment,
+        probe: false,
         id,
     };
     let next_header = if outgoing.is_v6() {
@@ -106,6 +134,7 @@ fn seal_data(
         protocol::IPV4
     };
     let sealed = if epoch.hard.allows(&epoch.counters, ip.len as u64) {
+        let next_header = (next_header, 0);
         seal(epoch, chunk, outgoing.range(), next_header, carried, None)
     } else {
         Err(Fate::LifetimeOver)
@@ -117,6 +146,9 @@ fn seal_data(
     let counters = &epoch.counters;
     counters.packets_out.add(1);
     counters.bytes_out.add(ip.len as u64);
+    if ip.len > LARGE {
+        counters.large_out.add(1);
+    }
     counters.last_out_ns.set(tick.ns);
     if epoch.soft.is_passed(counters) && !epoch.soft_told {
         epoch.soft_told = events.offer(Event::SoftLimit {
@@ -125,6 +157,16 @@ fn seal_data(
         });
     }
     Ok(range)
+}
+
+/// Whether a packet that the path does not carry whole goes out all the same, for routers to fragment and
+/// the peer to reassemble: IPv6 has a right to 1280 bytes on every link (RFC 8200 §5), nobody but its
+/// source may fragment it, and a tunnel's end does below (RFC 2473 §7.1, RFC 4301 §8.2.1).
+#[cold]
+fn leaves_to_routers(epoch: &Epoch, outgoing: &Outgoing) -> bool {
+    let template = epoch.template.as_ref();
+    let link = template.map_or(0, |template| template.max_esp(u16::MAX));
+    outgoing.is_v6() && outgoing.ip.len <= ipv6::MIN_MTU && sealed_len(outgoing.ip.len) <= link
 }
 
 #[cold]
@@ -177,12 +219,18 @@ impl Pipeline {
         };
         self.ip_id = self.ip_id.wrapping_add(1);
         let chunk = self.frames.umem(Side::Inner).chunk_mut(frame);
+        if self.config.mss_clamp
+            && let Some(packet) = chunk.get_mut(outgoing.range())
+        {
+            mss::clamp(epoch, self.config.inner.mtu, packet, &outgoing.ip);
+        }
         match seal_data(epoch, &mut self.events, chunk, outgoing, (tick, self.ip_id)) {
             Ok(range) => {
                 frame.set_range(range);
                 Verdict::Send
             }
-            Err(fate) => Verdict::End(self.not_sealed(tick, tunnel, frame, *outgoing, fate)),
+            Err(Fate::TooBig) => Verdict::End(self.too_big(tick, tunnel, frame, *outgoing)),
+            Err(fate) => Verdict::End(fate),
         }
     }
 
@@ -198,26 +246,68 @@ impl Pipeline {
         goes_on
     }
 
-    /// Answers a packet that is too big, if its sender wants to know.
+    /// What becomes of a packet that the outer path does not carry: its sender hears of it, or, where it
+    /// may be, it is cut up (RFC 4301 §8.2.1, RFC 791 §3.2).
     #[cold]
-    fn not_sealed(
+    fn too_big(&mut self, tick: Tick, tunnel_slot: u32, frame: &Frame, outgoing: Outgoing) -> Fate {
+        let sender = self.tables.sender(tunnel_slot);
+        let mtu = sender.map_or(0, |epoch| epoch.max_inner());
+        if !outgoing.ip.dont_fragment {
+            return self.fragment(tick, tunnel_slot, frame, &outgoing, mtu);
+        }
+        let least = if outgoing.is_v6() { ipv6::MIN_MTU } else { 0 };
+        let mtu = u32::try_from(mtu.max(least)).unwrap_or(u32::MAX);
+        self.report(tick, frame, outgoing, Problem::TooBig { mtu });
+        Fate::TooBig
+    }
+
+    /// Sends an IPv4 packet in fragments of at most `mtu` bytes, each in a frame of its own, or nothing of
+    /// it: what comes in parts takes memory at its receiver.
+    #[cold]
+    fn fragment(
         &mut self,
         tick: Tick,
         tunnel_slot: u32,
-        frame: &Frame,
-        outgoing: Outgoing,
-        fate: Fate,
+        whole: &Frame,
+        outgoing: &Outgoing,
+        mtu: usize,
     ) -> Fate {
-        if fate == Fate::TooBig && outgoing.ip.dont_fragment {
-            let template = self
-                .tables
-                .sender(tunnel_slot)
-                .and_then(|epoch| epoch.template.as_ref());
-            let mtu = max_inner(template.map_or(0, Template::max_esp));
-            let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
-            self.report(tick, frame, outgoing, Problem::TooBig { mtu });
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let Some(mut frame) = self.frames.pool(Side::Inner).take() else {
+                return Fate::NoFrames;
+            };
+            self.ip_id = self.ip_id.wrapping_add(1);
+            let umem = self.frames.umem(Side::Inner);
+            let offset = outgoing.start - whole.range().start;
+            let packet = umem.bytes(whole);
+            let packet = packet.get(offset..offset + outgoing.ip.len);
+            let start = frame.range().start;
+            let chunk = umem.chunk_mut(&mut frame);
+            let written = packet.zip(chunk.get_mut(start..));
+            let written = written.map(|(packet, out)| emit_fragment(packet, at, mtu, out));
+            let (Some(Ok(piece)), Some(epoch)) = (written, self.tables.sender(tunnel_slot)) else {
+                self.frames.put(frame);
+                return Fate::TooBig;
+            };
+            // The selectors have seen the whole packet: later fragments show no ports.
+            let ip = Ip {
+                len: piece.len,
+                ..outgoing.ip
+            };
+            let piece_of = Outgoing { start, ip };
+            let clock = (tick, self.ip_id);
+            match seal_data(epoch, &mut self.events, chunk, &piece_of, clock) {
+                Ok(range) => frame.set_range(range),
+                Err(fate) => {
+                    self.frames.put(frame);
+                    return fate;
+                }
+            }
+            self.send_data(frame, Side::Outer);
+            from = piece.next;
         }
-        fate
+        Fate::Fragmented
     }
 
     /// Keeps a packet until its tunnel has an active epoch. The oldest gives way.
@@ -265,6 +355,11 @@ impl Pipeline {
                 continue;
             };
             let chunk = umem.chunk_mut(&mut frame);
+            if self.config.mss_clamp
+                && let Some(packet) = chunk.get_mut(outgoing.range())
+            {
+                mss::clamp(epoch, self.config.inner.mtu, packet, &outgoing.ip);
+            }
             match seal_data(
                 epoch,
                 &mut self.events,
@@ -274,7 +369,10 @@ impl Pipeline {
             ) {
                 Ok(range) => frame.set_range(range),
                 Err(fate) => {
-                    let fate = self.not_sealed(tick, tunnel_slot, &frame, outgoing, fate);
+                    let fate = match fate {
+                        Fate::TooBig => self.too_big(tick, tunnel_slot, &frame, outgoing),
+                        fate => fate,
+                    };
                     self.end(frame, fate);
                     continue;
                 }
@@ -301,11 +399,13 @@ impl Pipeline {
         }
     }
 
-    /// Sends a control payload through an epoch's outbound SA.
+    /// Sends a control payload through an epoch's outbound SA; see [`Command::SendInner`].
+    ///
+    /// [`Command::SendInner`]: crate::Command::SendInner
     pub(super) fn send_inner(
         &mut self,
         epoch_slot: u32,
-        next_header: u8,
+        how: (u8, u16),
         via: Option<&Template>,
         payload: &[u8],
     ) {
@@ -313,13 +413,6 @@ impl Pipeline {
             return self.fates.count(Fate::NoFrames);
         };
         self.ip_id = self.ip_id.wrapping_add(1);
-        // No DF of an inner packet to copy. Set: the peer may not reassemble, and nothing is so
-        // large that it has to be fragmented.
-        let carried = Carried {
-            traffic_class: TrafficClass::default(),
-            dont_fragment: true,
-            id: self.ip_id,
-        };
         let start = frame.range().start;
         let inner = start..start + payload.len();
         let chunk = self.frames.umem(Side::Outer).chunk_mut(&mut frame);
@@ -329,7 +422,7 @@ impl Pipeline {
         ) {
             (Some(epoch), Some(room)) => {
                 room.copy_from_slice(payload);
-                seal(epoch, chunk, inner, next_header, carried, via)
+                seal_control(epoch, chunk, inner, how, (via, self.ip_id))
             }
             (None, _) => Err(Fate::NoEpoch),
             (_, None) => Err(Fate::NoRoom),

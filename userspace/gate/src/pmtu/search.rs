@@ -16,6 +16,8 @@ const REMEMBERED: usize = 8;
 const LOOK: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// So long after the last large packet.
 const LATELY: Duration = Duration::from_secs(30);
+/// A search begins so long after its path is there: what waited for the path goes first.
+const SETTLE: Duration = Duration::from_millis(10);
 /// Looks in a row with large packets sent and nothing received that call for a probe.
 const STALLED_LOOKS: u32 = 2;
 /// On a path that carries nothing, an ordinary ping is asked for this often.
@@ -52,6 +54,8 @@ pub struct PathMtu {
     /// The smallest that was refused; one step above `max`: none.
     refused: u16,
     run: Option<Run>,
+    /// When to begin, or go on.
+    start_at: Option<Duration>,
     /// Ask the next size up before anything else: what is below it was told, or known for long.
     edge: bool,
     /// What an ICMP error said would fit.
@@ -98,6 +102,7 @@ impl PathMtu {
             confirmed: 0,
             refused: max + STEP,
             run: None,
+            start_at: None,
             edge: false,
             hint: None,
             hinted: None,
@@ -148,7 +153,8 @@ impl PathMtu {
             return None;
         }
         let run = self.run.map(|run| run.deadline);
-        run.into_iter().chain([self.look_at]).min()
+        let next = run.into_iter().chain(self.start_at);
+        next.chain([self.look_at]).min()
     }
 
     /// The path is proven, by a peer that answers pings: begins, or goes on.
@@ -158,22 +164,19 @@ impl PathMtu {
         }
         self.up = true;
         self.look_at = now + LOOK[0];
-        match self.state {
-            PathMtuState::Disabled => {
-                let [a, b, ..] = rng.next_u32().to_be_bytes();
-                self.id = u16::from_be_bytes([a, b]);
-                self.token = rng.next_u64().to_be_bytes();
-                self.begin(now);
-            }
-            PathMtuState::Complete => self.confirm(now),
-            PathMtuState::Base | PathMtuState::Search | PathMtuState::Error => self.next(now),
+        if self.state == PathMtuState::Disabled {
+            let [a, b, ..] = rng.next_u32().to_be_bytes();
+            self.id = u16::from_be_bytes([a, b]);
+            self.token = rng.next_u64().to_be_bytes();
+            self.begin(now);
         }
+        self.start_at = Some(now + SETTLE);
     }
 
     /// The path is not proven any more. What was found is kept.
     pub fn down(&mut self) {
         self.up = false;
-        self.run = None;
+        (self.run, self.start_at) = (None, None);
     }
 
     /// The peer does not answer pings: the configured size is all there is to go by.
@@ -213,8 +216,11 @@ impl PathMtu {
             return;
         }
         if grown || self.run.is_some_and(|run| run.size > max) {
+            if self.state == PathMtuState::Complete {
+                self.state = PathMtuState::Search;
+            }
             self.run = None;
-            self.next(now);
+            self.start_at = Some(now + SETTLE);
         }
     }
 
@@ -327,6 +333,13 @@ impl PathMtu {
         if !self.asks() {
             return;
         }
+        if self.start_at.take_if(|t| *t <= now).is_some() && self.run.is_none() {
+            if self.state == PathMtuState::Complete {
+                self.confirm(now);
+            } else {
+                self.next(now);
+            }
+        }
         if let Some(run) = self.run.filter(|run| run.deadline <= now) {
             self.expired(now, run);
         }
@@ -363,7 +376,7 @@ impl PathMtu {
     fn begin(&mut self, now: Duration) {
         self.forget();
         self.state = PathMtuState::Base;
-        self.next(now);
+        self.start_at = Some(now + SETTLE);
     }
 
     /// Decides what to ask, or that nothing is left to ask.

@@ -319,6 +319,7 @@ impl Host {
                 epoch,
                 next_header,
                 via,
+                pad_to,
                 payload,
             } => match self.buffer(&payload) {
                 Some(payload) => Command::SendInner {
@@ -326,10 +327,12 @@ impl Host {
                     epoch,
                     next_header,
                     via: via.as_ref().map(outer_header),
+                    pad_to,
                     payload,
                 },
                 None => return deeds.push(no_room()),
             },
+            Output::PathMtu { tunnel, outer, .. } => Command::SetPathMtu { tunnel, mtu: outer },
             Output::Retire { tunnel, epoch } => {
                 deeds.push(Deed::Changed);
                 Command::Retire { tunnel, epoch }

@@ -54,6 +54,12 @@ fn line(event: &Value) -> String {
         "ping-answered" => format!("ping answered after {}", millis(&event["rtt_us"])),
         "ping-lost" => format!("ping lost, {} in a row", event["in_a_row"]),
         "encap-changed" => format!("encapsulation is {} now: {}", text("to"), text("why")),
+        "path-mtu" => format!(
+            "packets up to {} bytes, {} outside: {}",
+            event["inner"],
+            event["outer"],
+            text("why")
+        ),
         "recovered" => format!(
             "path proven again by {} after {} ms",
             text("by"),

@@ -146,6 +146,7 @@ pub(super) fn settings(source: &Source<'_>) -> Result<Settings, Vec<ConfigError>
             daemon,
             outer,
             inner,
+            mss_clamp: file.inner.mss_clamp,
             hold: Hold {
                 tunnel: file.inner.hold,
                 total: file.inner.hold_total,

@@ -132,6 +132,8 @@ pub struct Inner {
     pub mtu: u32,
     /// Put on the interface, `address/length`.
     pub addresses: Vec<String>,
+    /// Whether the MSS of TCP connections through the tunnels is lowered to what their paths carry.
+    pub mss_clamp: bool,
     /// Packets that a tunnel holds while no epoch carries data.
     pub hold: usize,
     /// The same for all tunnels together.
@@ -144,6 +146,7 @@ impl Default for Inner {
             interface: "mg0".into(),
             mtu: 1400,
             addresses: Vec::new(),
+            mss_clamp: true,
             hold: 256,
             hold_total: 1024,
         }
@@ -289,6 +292,8 @@ pub struct Gate {
     pub mode: Option<String>,
     /// Whom to ask by ICMP; the first that the selectors let pass.
     pub icmp_targets: Option<Vec<String>>,
+    /// How the largest packet that a path carries is found: `probe` or `off`.
+    pub path_mtu: Option<String>,
     /// Wait for the answer to a first ping.
     pub ping_timeout: Option<String>,
     /// Pings on a new epoch before it is given up for a fresh one.

@@ -28,6 +28,12 @@ pub(super) fn gate(
             .word(&field, mode, &GateMode::WORDS)
             .unwrap_or_default();
     }
+    if let Some(word) = &gate.path_mtu {
+        let words = [("probe", true), ("off", false)];
+        if check.word(&at.key("path_mtu"), word, &words) == Some(false) {
+            config.path_mtu = None;
+        }
+    }
     if let Some(targets) = &gate.icmp_targets {
         let field = at.key("icmp_targets");
         config.icmp_targets = check.list(&field, targets, |text, _| {

@@ -62,6 +62,8 @@ pub struct Settings {
     pub outer: OuterSettings,
     /// The side towards the host.
     pub inner: InnerConfig,
+    /// Whether the MSS of TCP connections through the tunnels is lowered to what their paths carry.
+    pub mss_clamp: bool,
     /// How many packets wait while no epoch carries data.
     pub hold: Hold,
     /// Connections, tunnels and keys.

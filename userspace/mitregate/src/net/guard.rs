@@ -45,6 +45,8 @@ pub struct Guard {
     bypasses: BTreeSet<Bypass>,
     /// Beyond [`MAX_SHOWN`].
     more_bypasses: usize,
+    /// What the routes over the interface promise, bytes; None: what the interface takes.
+    mtu: Option<u16>,
     down: bool,
     repaired: Option<Duration>,
 }
@@ -68,6 +70,7 @@ impl Guard {
             protected,
             bypasses: BTreeSet::new(),
             more_bypasses: 0,
+            mtu: None,
             down: false,
             repaired: None,
         }
@@ -105,7 +108,9 @@ impl Guard {
         for one in protected {
             let source = self.source(&one);
             for network in one.destination.route_destinations() {
-                let made = netlink.make_tunnel(network, self.index, source).await;
+                let made = netlink
+                    .make_tunnel(network, self.index, source, self.mtu)
+                    .await;
                 result = result.and(made);
             }
         }
@@ -132,6 +137,20 @@ impl Guard {
                     .map_err(io_error)
                     .context("cannot take off a virtual address"),
             );
+        }
+        result
+    }
+
+    /// The routes over the interface promise packets of `mtu` bytes from now on; None: what the interface
+    /// takes. Its own MTU stays: it bounds what comes out of the tunnels, too, whose paths may carry more.
+    pub async fn set_mtu(&mut self, netlink: &Netlink, mtu: Option<u16>) -> Result<()> {
+        if std::mem::replace(&mut self.mtu, mtu) == mtu || self.down {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for (network, source) in self.wanted().collect::<Vec<_>>() {
+            let made = netlink.make_tunnel(network, self.index, source, mtu).await;
+            result = result.and(made);
         }
         result
     }
@@ -304,7 +323,9 @@ impl Guard {
             tracing::warn!("the route to {network} over {interface} was removed: it is made again");
             let source = sources.iter().find(|(wanted, _)| wanted == network);
             let source = source.and_then(|(_, source)| *source);
-            netlink.make_tunnel(*network, self.index, source).await?;
+            netlink
+                .make_tunnel(*network, self.index, source, self.mtu)
+                .await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 use std::net::IpAddr;
 
@@ -64,7 +64,7 @@ impl Netlink {
         } in protected
         {
             for network in destination.route_destinations() {
-                self.make_tunnel(network, interface, *source).await?;
+                self.make_tunnel(network, interface, *source, None).await?;
             }
         }
         Ok(())
@@ -128,8 +128,9 @@ impl Netlink {
         network: Prefix,
         interface: u32,
         source: Option<IpAddr>,
+        mtu: Option<u16>,
     ) -> Result<()> {
-        self.replace(tunnel(network, interface, source)?, network)
+        self.replace(tunnel(network, interface, source, mtu)?, network)
             .await
     }
 
@@ -247,7 +248,12 @@ fn unreachable(network: Prefix) -> Result<RouteMessage> {
         .build())
 }
 
-fn tunnel(network: Prefix, interface: u32, source: Option<IpAddr>) -> Result<RouteMessage> {
+fn tunnel(
+    network: Prefix,
+    interface: u32,
+    source: Option<IpAddr>,
+    mtu: Option<u16>,
+) -> Result<RouteMessage> {
     let mut route = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(network.address(), network.len())?
         .protocol(RouteProtocol::Other(PROTOCOL))
@@ -257,5 +263,16 @@ fn tunnel(network: Prefix, interface: u32, source: Option<IpAddr>) -> Result<Rou
     if let Some(source) = source {
         route = route.pref_source(source)?;
     }
-    Ok(route.build())
+    let mut route = route.build();
+    if let Some(mtu) = mtu {
+        // No link may take less (RFC 791 §3.2 is what a host must, RFC 8200 §5).
+        let least = if network.address().is_ipv4() {
+            576
+        } else {
+            1280
+        };
+        let mtu = RouteMetric::Mtu(u32::from(mtu).max(least));
+        route.attributes.push(RouteAttribute::Metrics(vec![mtu]));
+    }
+    Ok(route)
 }

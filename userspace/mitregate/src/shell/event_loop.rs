@@ -1,5 +1,6 @@
 //! The loop: one event at a time goes in, and all that follows from it comes out before the next.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use mitregate_control::{
 use mitregate_dataplane::{
     Command, Epoch, EpochConfig, Event, Limits, Refusal, Returned, Selectors, Stopped, Tunnel,
 };
+use mitregate_esp::ids::TunnelId;
 use mitregate_wire::WireError;
-use mitregate_wire::frame::{parse_esp, parse_udp};
+use mitregate_wire::frame::{parse_esp, parse_icmp_error, parse_udp};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use serde_json::{Value, json};
 use tokio::io::Interest;
@@ -51,6 +53,8 @@ pub struct EventLoop {
     switch: Switch,
     egress: Egress,
     guard: Guard,
+    /// The largest inner packet of each tunnel whose path has been looked at.
+    path_mtus: BTreeMap<TunnelId, u16>,
     key_files: Option<KeyFiles>,
     addresses: Addresses,
     calls: Calls,
@@ -94,6 +98,7 @@ impl EventLoop {
             switch,
             egress: Egress::new(hops),
             guard,
+            path_mtus: BTreeMap::new(),
             key_files,
             addresses,
             calls: Calls::default(),
@@ -212,6 +217,9 @@ impl EventLoop {
             }
             Output::RemoveTunnel { tunnel } => {
                 egress.command(worker, Command::RemoveTunnel { tunnel });
+                if self.path_mtus.remove(&tunnel).is_some() {
+                    self.follow_paths().await;
+                }
             }
             Output::Install(install) => {
                 let Install {
@@ -271,6 +279,7 @@ impl EventLoop {
                 epoch,
                 next_header,
                 via,
+                pad_to,
                 payload,
             } => {
                 let via = match via {
@@ -293,10 +302,20 @@ impl EventLoop {
                             epoch,
                             next_header,
                             via,
+                            pad_to,
                             payload,
                         },
                     );
                 }
+            }
+            Output::PathMtu {
+                tunnel,
+                outer,
+                inner,
+            } => {
+                egress.command(worker, Command::SetPathMtu { tunnel, mtu: outer });
+                self.path_mtus.insert(tunnel, inner);
+                self.follow_paths().await;
             }
             Output::Retire { tunnel, epoch } => {
                 egress.retire(tunnel, epoch);
@@ -310,6 +329,15 @@ impl EventLoop {
                 egress.move_peer(worker, tunnel, epoch, outer).await;
             }
             Output::Event(event) => self.control_event(&event).await,
+        }
+    }
+
+    /// The host's routes into the tunnels promise no more than the smallest of their paths carries.
+    async fn follow_paths(&mut self) {
+        let smallest = self.path_mtus.values().copied().min();
+        let netlink = self.egress.hops().netlink();
+        if let Err(error) = self.guard.set_mtu(netlink, smallest).await {
+            tracing::warn!("{error:#}");
         }
     }
 
@@ -484,9 +512,10 @@ impl EventLoop {
                 "a datagram with a wrong checksum: noise, or from a stack on a veth whose offload \
                  left it unfinished (there: ethtool -K DEV tx off)"
             ),
-            // An ICMP error about one of our packets, which anybody can forge (RFC 4301 §6): the
-            // gate finds out by itself whether the path works.
-            Err(error) => tracing::trace!(bytes = frame.len(), "not a datagram: {error}"),
+            Err(not_udp) => match parse_icmp_error(frame) {
+                Ok(error) => self.control.handle_icmp(self.now, &error),
+                Err(_) => tracing::trace!(bytes = frame.len(), "not a datagram: {not_udp}"),
+            },
         }
     }
 
@@ -558,6 +587,8 @@ impl EventLoop {
             let outer = self.egress.hops().outer();
             let (name, up, mtu) = (&outer.name, outer.up, outer.mtu);
             tracing::info!(interface = name, up, mtu, "outer interface changed");
+            self.control
+                .set_mtus(now, None, Some(u16::try_from(mtu).unwrap_or(u16::MAX)));
             self.egress.outer_changed(self.switch.worker());
         }
         self.addresses_changed |= changes.contains(&Change::Addresses);

@@ -106,6 +106,8 @@ async fn daemon(mut settings: Settings) -> Result<()> {
     let hops = NextHops::open(netlink, outer).await?;
     let mut control = Control::new(clock::now(), settings.control, Box::new(random()?))
         .map_err(|error| anyhow!("{}: {error}", settings.file.display()))?;
+    let mtu = |mtu| Some(u16::try_from(mtu).unwrap_or(u16::MAX));
+    control.set_mtus(clock::now(), mtu(settings.inner.mtu), mtu(hops.outer().mtu));
     if key_files.is_some() {
         control.log_keys();
     }

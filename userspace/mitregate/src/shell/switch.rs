@@ -87,6 +87,7 @@ impl Switch {
             hop: Hop::Host,
         });
         config.core = settings.daemon.cpu;
+        config.mss_clamp = settings.mss_clamp;
         config.max_held = settings.hold.total;
         let tunnels = settings.control.tunnels();
         config.max_tunnels = config.max_tunnels.max(tunnels);
