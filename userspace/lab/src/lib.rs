@@ -32,6 +32,7 @@ pub mod report;
 pub mod sh;
 pub mod sim;
 pub mod standing;
+pub mod timeline;
 pub mod topology;
 mod watch;
 pub mod wire;

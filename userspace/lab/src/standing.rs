@@ -10,7 +10,7 @@ use crate::{
     daemon::{self, Control, Daemon, Settings},
     nat_box::Faults,
     netns::Netns,
-    sh,
+    sh, timeline,
     topology::{self, Host, Lab, MAX_CLIENTS, Middle, Plan, SERVER},
     watch,
 };
@@ -67,6 +67,8 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Play the failure cases F1 to F12, each with the gate and without it; a page with their timelines
+    Report(timeline::Options),
 }
 
 #[derive(Subcommand)]
@@ -154,6 +156,7 @@ pub fn run(options: &Options) -> Result<()> {
         Action::Probe(probe) => watch::run(&options.name, probe),
         Action::Status { json: false } => status(&options.name),
         Action::Status { json: true } => status_json(&options.name),
+        Action::Report(report) => timeline::run(report, &options.name),
     }
 }
 

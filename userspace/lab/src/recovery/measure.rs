@@ -11,11 +11,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::{
-    Options,
     fault::Fault,
     system::{End, Pair, System},
 };
 use crate::{
+    daemon::Settings,
     interrupt,
     netns::Netns,
     probe::{Probe, Trace},
@@ -76,6 +76,26 @@ impl Flows {
     }
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct What {
+    /// Who.
+    pub system: System,
+    /// What happens to it.
+    pub fault: Fault,
+    /// Who sends.
+    pub flows: Flows,
+}
+
+/// What the systems are configured with.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Mitregate; the gate is as the system says.
+    pub settings: Settings,
+    /// `dpd_delay` at both ends.
+    pub strongswan_dpd: Duration,
+}
+
 /// What came of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
@@ -124,19 +144,13 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(
-        options: &Options,
-        name: &str,
-        system: System,
-        flows: Flows,
-        pace: Duration,
-    ) -> Result<Self> {
+    fn set(name: &str, given: &Given, what: What, pace: Duration) -> Result<Self> {
+        let What { system, flows, .. } = what;
         let lab = Lab::up(name)?;
         close(&lab)?;
         // What matters of the logs is in the error; the rest goes with the lab.
         let logs = lab.run_dir();
-        let dpd = Duration::from_secs(options.strongswan_dpd);
-        let pair = Pair::start(system, &lab, &options.settings, dpd, logs)?;
+        let pair = Pair::start(system, &lab, &given.settings, given.strongswan_dpd, logs)?;
         let streams = flows.start(&lab, pace)?;
         let mut stage = Stage { pair, lab, streams };
         stage.wait_steady(PATIENCE)?;
@@ -170,21 +184,15 @@ fn close(lab: &Lab) -> Result<()> {
     sh::feed(lab.host(Host::Nat).command("nft").args(["-f", "-"]), &rule)
 }
 
-/// The NAT's fault, once.
-pub fn outage(
-    options: &Options,
-    name: &str,
-    system: System,
-    fault: Fault,
-    flows: Flows,
-) -> Result<Sample> {
-    let mut stage = Stage::set(options, name, system, flows, OUTAGE_PACE)?;
+/// The NAT's fault, once; given up at `limit` after it.
+pub fn outage(name: &str, given: &Given, what: What, limit: Duration) -> Result<Sample> {
+    let What { fault, flows, .. } = what;
+    let mut stage = Stage::set(name, given, what, OUTAGE_PACE)?;
     interrupt::sleep(flows.phase().mul_f64(random()?))?;
     stage.pair.check()?;
     let nat = stage.lab.nat()?;
     let struck = Instant::now();
     fault.strike(&nat)?;
-    let limit = Duration::from_secs(options.cutoff);
     let back = loop {
         interrupt::sleep(TICK)?;
         stage.pair.check()?;
@@ -209,25 +217,25 @@ pub fn outage(
     Ok(sample)
 }
 
-/// As many rekeys in a row, on one tunnel, without a pause in what flows.
+/// So many rekeys in a row, on one tunnel, without a pause in what flows.
 pub fn rekeys(
-    options: &Options,
     name: &str,
-    system: System,
-    fault: Fault,
-    flows: Flows,
+    given: &Given,
+    what: What,
+    (runs, by): (usize, By),
     done: &dyn Fn(),
 ) -> Result<Vec<Sample>> {
-    let mut stage = Stage::set(options, name, system, flows, REKEY_PACE)?;
+    let fault = what.fault;
+    let mut stage = Stage::set(name, given, what, REKEY_PACE)?;
     let mut starts = Vec::new();
-    for turn in 0..options.runs {
+    for turn in 0..runs {
         let old = stage.settled(fault, None)?;
-        let by = options.rekey_by.turn(turn);
+        let by = by.turn(turn);
         starts.push(Instant::now());
         stage.pair.rekey(fault, by)?;
         stage
             .settled(fault, Some(&old))
-            .with_context(|| format!("rekey {} of {}, by the {by:?}", turn + 1, options.runs))?;
+            .with_context(|| format!("rekey {} of {runs}, by the {by:?}", turn + 1))?;
         let start = starts[turn];
         interrupt::sleep(REKEY_EVERY.saturating_sub(start.elapsed()))?;
         done();

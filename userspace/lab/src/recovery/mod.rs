@@ -8,6 +8,10 @@ mod report;
 mod system;
 mod wireguard;
 
+pub use fault::Fault;
+pub use measure::{By, Flows, Given, Sample, What, rekeys};
+pub use system::System;
+
 use std::{
     collections::VecDeque,
     fs,
@@ -29,10 +33,7 @@ use crate::{
     daemon::{self, Settings},
     interrupt, sh,
 };
-use fault::Fault;
-use measure::{By, Flows, Sample};
 use report::Cell;
-use system::System;
 
 /// Without a terminal, how far it is is told this often.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -89,20 +90,6 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// One thing for a lab to do.
-#[derive(Clone, Copy)]
-struct Job {
-    system: System,
-    fault: Fault,
-    flows: Flows,
-}
-
-impl Job {
-    fn name(&self) -> String {
-        format!("{} {:?} {:?}", self.system.name(), self.fault, self.flows).to_lowercase()
-    }
-}
-
 /// True when every run could be made; what it showed is in the table.
 pub fn run(options: &Options) -> Result<bool> {
     daemon::binary()?;
@@ -137,7 +124,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let cells: Vec<_> = cells
         .iter()
         .map(|job| {
-            let mine = samples.iter().filter(|(of, _)| same(of, job));
+            let mine = samples.iter().filter(|(of, _)| of == job);
             Cell {
                 system: job.system,
                 fault: job.fault,
@@ -168,12 +155,8 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(failures.is_empty())
 }
 
-fn same(a: &Job, b: &Job) -> bool {
-    (a.system, a.fault, a.flows) == (b.system, b.fault, b.flows)
-}
-
 /// Everything that was asked for and can be.
-fn cells(options: &Options) -> Vec<Job> {
+fn cells(options: &Options) -> Vec<What> {
     fn chosen<T: ValueEnum + Copy>(wanted: &[T]) -> Vec<T> {
         match wanted {
             [] => T::value_variants().to_vec(),
@@ -185,7 +168,7 @@ fn cells(options: &Options) -> Vec<Job> {
         for flows in chosen(&options.flows) {
             for system in chosen(&options.system) {
                 if system.knows(fault) {
-                    jobs.push(Job {
+                    jobs.push(What {
                         system,
                         fault,
                         flows,
@@ -197,12 +180,22 @@ fn cells(options: &Options) -> Vec<Job> {
     jobs
 }
 
+fn name(what: What) -> String {
+    let What {
+        system,
+        fault,
+        flows,
+    } = what;
+    format!("{} {fault:?} {flows:?}", system.name()).to_lowercase()
+}
+
 struct Bench<'a> {
     options: &'a Options,
+    given: Given,
     bar: ProgressBar,
     done: AtomicUsize,
     steps: usize,
-    samples: Mutex<Vec<(Job, Sample)>>,
+    samples: Mutex<Vec<(What, Sample)>>,
     failures: Mutex<Vec<String>>,
 }
 
@@ -215,6 +208,10 @@ impl<'a> Bench<'a> {
         }
         Bench {
             options,
+            given: Given {
+                settings: options.settings.clone(),
+                strongswan_dpd: Duration::from_secs(options.strongswan_dpd),
+            },
             bar,
             done: AtomicUsize::new(0),
             steps,
@@ -224,7 +221,7 @@ impl<'a> Bench<'a> {
     }
 
     /// So many labs at a time.
-    fn work_off(&self, labs: usize, jobs: VecDeque<Job>) {
+    fn work_off(&self, labs: usize, jobs: VecDeque<What>) {
         let queue = Mutex::new(jobs);
         let working = AtomicUsize::new(labs);
         thread::scope(|scope| {
@@ -254,32 +251,30 @@ impl<'a> Bench<'a> {
         });
     }
 
-    fn one(&self, job: Job, lab: &str) {
-        let Job {
-            system,
-            fault,
-            flows,
-        } = job;
-        self.bar.set_message(job.name());
+    fn one(&self, what: What, lab: &str) {
+        let name = name(what);
+        self.bar.set_message(name.clone());
         let done = || {
             self.done.fetch_add(1, Ordering::Relaxed);
             self.bar.inc(1);
         };
-        let samples = if fault.is_rekey() {
-            measure::rekeys(self.options, lab, system, fault, flows, &done)
+        let Options { runs, rekey_by, .. } = *self.options;
+        let samples = if what.fault.is_rekey() {
+            measure::rekeys(lab, &self.given, what, (runs, rekey_by), &done)
         } else {
-            let sample = measure::outage(self.options, lab, system, fault, flows);
+            let limit = Duration::from_secs(self.options.cutoff);
+            let sample = measure::outage(lab, &self.given, what, limit);
             done();
             sample.map(|sample| vec![sample])
         };
         match samples {
             Ok(samples) => {
-                let samples = samples.into_iter().map(|sample| (job, sample));
+                let samples = samples.into_iter().map(|sample| (what, sample));
                 held(&self.samples).extend(samples);
             }
             // It is told of in the end, too, unless it is what Ctrl-C does.
             Err(error) if interrupt::check().is_ok() => {
-                let text = format!("{}: {error:#}", job.name());
+                let text = format!("{name}: {error:#}");
                 self.bar.suspend(|| eprintln!("{text}"));
                 held(&self.failures).push(text);
             }
