@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use mitregate_wire::{
+    fragment::emit_fragment,
     icmp::{self, Problem},
     ipv4,
 };
@@ -62,7 +63,7 @@ pub struct Counters {
     pub carried: u64,
     /// Lost or cut on purpose before the model saw them.
     pub lost: u64,
-    /// Larger than the MTU.
+    /// Larger than the MTU: cut into fragments, answered by ICMP, or dropped in a black hole.
     pub too_big: u64,
     /// ICMP "fragmentation needed" sent about those.
     pub icmp_sent: u64,
@@ -265,13 +266,16 @@ impl Translator {
             return;
         }
         let bytes = &bytes[..ip.total_len()];
-        let mtu = self.faults.mtu.unwrap_or(MTU);
+        let mtu = self.mtu();
         if bytes.len() > usize::from(mtu) {
             self.counters.too_big += 1;
-            if ip.dont_fragment() && !self.faults.black_hole {
-                self.complain(way, src, mtu, bytes);
+            if self.faults.black_hole {
+                return;
             }
-            return;
+            if ip.dont_fragment() {
+                self.complain(way, src, mtu, bytes);
+                return;
+            }
         }
         let Some(packet) =
             next_hop(ip, bytes).and_then(|bytes| Packet::new(bytes, self.next_id).ok())
@@ -304,6 +308,7 @@ impl Translator {
     }
 
     fn collect(&mut self) {
+        let mtu = usize::from(self.mtu());
         let packets = self
             .output
             .outside
@@ -312,9 +317,19 @@ impl Translator {
         for packet in packets {
             if let IpAddr::V4(to) = packet.dst().ip() {
                 self.counters.carried += 1;
-                self.leaving.push((to, packet.into_bytes()));
+                let bytes = packet.into_bytes();
+                if bytes.len() <= mtu {
+                    self.leaving.push((to, bytes));
+                } else {
+                    cut(&bytes, mtu, |fragment| self.leaving.push((to, fragment)));
+                }
             }
         }
+    }
+
+    /// Bytes of the largest packet that leaves.
+    fn mtu(&self) -> u16 {
+        self.faults.mtu.unwrap_or(MTU)
     }
 
     /// RFC 1191 §4: what was too big, to whom, and how big the next hop takes it.
@@ -386,16 +401,27 @@ impl Translator {
 /// The packet as a router sends it on: its time to live is one less. None: that is at its end, or
 /// the packet is damaged.
 fn next_hop(ip: ipv4::Packet<'_>, bytes: &[u8]) -> Option<Vec<u8>> {
-    if !ip.checksum_ok() || ip.ttl() <= 1 {
+    if !ip.checksum_ok() {
         return None;
     }
     let mut bytes = bytes.to_vec();
-    let word = |bytes: &[u8], at| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-    let (old, sum) = (word(&bytes, 8), word(&bytes, 10));
-    bytes[8] -= 1;
-    let sum = mitregate_wire::checksum::update(sum, old, word(&bytes, 8));
-    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-    Some(bytes)
+    let left = ipv4::decrement_ttl(&mut bytes).ok()?;
+    (left > 0).then_some(bytes)
+}
+
+/// Its fragments, in order.
+fn cut(packet: &[u8], mtu: usize, mut each: impl FnMut(Vec<u8>)) {
+    let mut from = Some(0);
+    while let Some(at) = from {
+        let mut out = vec![0; mtu];
+        // An MTU has room for a header and 8 bytes: 68 is the least.
+        let Ok(fragment) = emit_fragment(packet, at, mtu, &mut out) else {
+            return;
+        };
+        out.truncate(fragment.len);
+        each(out);
+        from = fragment.next;
+    }
 }
 
 #[cfg(test)]
@@ -527,6 +553,35 @@ mod tests {
             ..Faults::default()
         };
         assert!(nat.obey(NOW, &Request::Faults(tiny)).is_err());
+    }
+
+    #[test]
+    fn what_may_be_cut_is_cut() {
+        let mut nat = translator(Model::ConntrackGeneric);
+        nat.obey(
+            NOW,
+            &Request::Faults(Faults {
+                mtu: Some(1000),
+                ..Faults::default()
+            }),
+        )
+        .unwrap();
+        let mut big = datagram(CLIENT, SERVER, 1472);
+        let header = ipv4::Header {
+            dont_fragment: false,
+            id: 9,
+            ..ipv4::Header::new(CLIENT, SERVER, 17)
+        };
+        header.emit(1480, &mut big).unwrap();
+        nat.take(NOW, &big);
+        let parts: Vec<_> = nat.leaving.drain(..).collect();
+        let view = |at: usize| ipv4::Packet::new_checked(&parts[at].1).unwrap();
+        assert_eq!(parts.len(), 2);
+        assert_eq!((view(0).src(), view(1).src()), (PUBLIC, PUBLIC));
+        assert!(view(0).more_fragments() && !view(1).more_fragments());
+        let whole = [view(0).payload(), view(1).payload()].concat();
+        let whole = udp::Datagram::new_checked(&whole).unwrap();
+        assert!(whole.checksum_ok(PUBLIC.into(), SERVER.into()));
     }
 
     #[test]

@@ -73,8 +73,8 @@ pub struct Faults {
     /// Nothing passes this way
     #[arg(long, value_name = "WAY")]
     pub cut: Option<Direction>,
-    /// Bytes of the largest IPv4 packet that passes; a larger one is answered by ICMP
-    /// "fragmentation needed" if it forbids fragmentation (DF), and dropped
+    /// Bytes of the largest IPv4 packet that passes whole; a larger one is cut, or if it forbids that
+    /// (DF) dropped and answered by ICMP "fragmentation needed"
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
     /// Drop what is larger than --mtu without a word
