@@ -180,8 +180,8 @@ pub fn script(case: Case) -> Option<Script> {
                     Vec::new(),
                     &[step(30.0, Act::Look, "the server speaks")],
                     "Three seconds of traffic, then silence for longer than the 20 s that this NAT remembers, then \
-                     the server speaks first. The gate's pings in the silence become rare, but the first packet \
-                     that has no answer is followed by a ping.",
+                     the server speaks first. The gate's pings, rarer and rarer, have kept the entry alive; without \
+                     them it is gone, and nobody notices.",
                 )
             }
         }
@@ -196,7 +196,8 @@ pub fn script(case: Case) -> Option<Script> {
                 ],
                 "Four clients lose their server for six seconds. What they send meanwhile makes pending entries \
                  that block one another, and are squelched for 30 s if they insist. With the gate each client's \
-                 attempts are few and spaced, and all are served once the server is back.",
+                 attempts are few and spaced, and all are served once the server is back (its six seconds are in the \
+                 figures).",
             )
         },
         // Each picks 24 of 32 bits at random.
@@ -218,7 +219,7 @@ pub fn script(case: Case) -> Option<Script> {
             ],
             "The server's daemon is killed and started again a second later: it knows none of the old SAs. Without \
              the gate the clients send into the void until dead peer detection. With it, unanswered pings lead \
-             to a new IKE SA.",
+             to a new IKE SA. (The second in which it is dead is in the figures.)",
         ),
         Case::ClientRestart => plain(
             2,
