@@ -263,6 +263,11 @@ pub enum Output {
         /// Which epoch, and why it may.
         proven: Proven,
     },
+    /// Keep the tunnel's data until the next [`Output::Activate`].
+    Hold {
+        /// Which tunnel.
+        tunnel: TunnelId,
+    },
     /// Send a control packet through an epoch.
     SendInner {
         /// The epoch's tunnel.

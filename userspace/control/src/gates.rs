@@ -58,6 +58,9 @@ impl Control {
             Some(_) if dark => Encap::Udp,
             _ => child.encap,
         };
+        let nat = established.is_some_and(|e| e.nat.local || e.nat.remote);
+        // Where UDP is to be had, a lost ping moves the epoch there.
+        let keyed_by_spi = nat && encap == Encap::Esp && !(ways.by_proof && ways.udp.is_some());
         let path = outer(encap, session.local, session.remote);
         let tunnel = &mut self.tunnels[at];
         tunnel.requested = None;
@@ -134,6 +137,7 @@ impl Control {
             spi_in: child.spi_in,
             spi_out: child.spi_out,
             peer_echo: caps.esp_echo,
+            keyed_by_spi,
             icmp: icmp.map(|ends| ends.target),
             initiated: child.initiator,
             redundant: child.redundant,
@@ -207,6 +211,11 @@ impl Control {
                     });
                 }
                 GateOutput::Activate(proven) => self.activate(now, at, proven),
+                GateOutput::Hold { epoch } => {
+                    info!(tunnel = self.tunnels[at].name, %epoch, "data waits: the NAT would take it for a reason to keep fresh SPIs out");
+                    self.tunnels[at].data_waiting = true;
+                    self.outputs.push_back(Output::Hold { tunnel });
+                }
                 GateOutput::Rekey { replaces, reason } => {
                     info!(tunnel = self.tunnels[at].name, ?reason, "rekeying");
                     let spi = self.tunnels[at].epochs.get(&replaces).map(|e| e.spi_in);

@@ -77,6 +77,9 @@ pub struct GateConfig {
     pub mute_after: u32,
     /// Pings on an epoch that has been proven, before a rekey is asked for.
     pub suspect_tries: u32,
+    /// Where a NAT notes each SPI (plain ESP), data waits after all pings of the epoch that carries it were
+    /// lost, until something is proven or for this time; zero: it does not wait.
+    pub hold_lost: Duration,
     /// Each wait is this many times the one before.
     pub backoff: f64,
     /// Each wait is drawn from `1 ± jitter` times its nominal length.
@@ -168,6 +171,8 @@ impl GateConfig {
             first_tries: 5,
             mute_after: 12,
             suspect_tries: 3,
+            // A squelch of half a minute, the longest wait for the ping after it, and some more.
+            hold_lost: Duration::from_secs(60),
             backoff: 1.5,
             jitter: 0.2,
             rekey_patience: Duration::from_secs(1),

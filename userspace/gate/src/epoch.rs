@@ -77,6 +77,7 @@ pub(crate) struct Epoch {
     pub(crate) spi_in: Spi,
     pub(crate) spi_out: Spi,
     pub(crate) peer_echo: bool,
+    pub(crate) keyed_by_spi: bool,
     /// Asked by an inner ICMP echo to this address.
     pub(crate) icmp: Option<IpAddr>,
     pub(crate) replaces: Option<EpochId>,
@@ -111,6 +112,7 @@ impl Epoch {
             spi_in: installed.spi_in,
             spi_out: installed.spi_out,
             peer_echo,
+            keyed_by_spi: installed.keyed_by_spi,
             icmp: installed.icmp.filter(|_| by_icmp),
             replaces: installed.replaces,
             initiated: installed.initiated,

@@ -22,6 +22,8 @@ pub struct Installed {
     pub peer_echo: bool,
     /// Where an inner ICMP echo can be sent to, if the selectors let it pass both ways.
     pub icmp: Option<IpAddr>,
+    /// Whether a NAT in between notes each SPI (plain ESP): data on a lost epoch keeps others from their way.
+    pub keyed_by_spi: bool,
     /// Whether we started the exchange that made it.
     pub initiated: bool,
     /// The epoch that it rekeys, if any.
@@ -123,6 +125,12 @@ pub enum Output {
     },
     /// Data goes out on this epoch from now on.
     Activate(Proven),
+    /// Data waits, although this epoch is active: all its pings were lost, and sending on it does harm. Over
+    /// with the next [`Output::Activate`].
+    Hold {
+        /// The epoch.
+        epoch: EpochId,
+    },
     /// Ask the IKE SA of this epoch for a fresh pair of SAs in its place.
     Rekey {
         /// The epoch that does not do any more.

@@ -19,6 +19,7 @@ use crate::{
     probe::Expired,
     responder::Bucket,
     user_ping::UserRun,
+    withhold::Withheld,
 };
 
 /// Unproven epochs that a tunnel may have at a time; a further one displaces the oldest.
@@ -47,6 +48,7 @@ pub struct Gate {
     pub(crate) peer_mute: bool,
     pub(crate) counters: GateCounters,
     pub(crate) outage: Outage,
+    pub(crate) withheld: Withheld,
     last_action: Option<LastAction>,
     pub(crate) outputs: Outputs,
 }
@@ -79,6 +81,7 @@ impl Gate {
             peer_mute: false,
             counters: GateCounters::default(),
             outage: Outage::default(),
+            withheld: Withheld::default(),
             last_action: None,
             outputs: Outputs::default(),
         }
@@ -155,6 +158,7 @@ impl Gate {
             }
         }
         self.drain(now);
+        self.let_go(now);
         self.escalate(now);
         self.serve_users(now);
     }
@@ -173,6 +177,7 @@ impl Gate {
         epochs
             .flatten()
             .chain(self.escalation.deadline())
+            .chain(self.withheld.deadline())
             .chain(live.map(Liveness::deadline))
             .chain(
                 self.users
@@ -398,6 +403,7 @@ impl Gate {
                 false => Recovery::RePing,
             };
             self.recovered(now, kind);
+            self.proven_again();
             if self.epochs[at].state == State::Suspect {
                 self.set_state(now, at, State::Proven);
                 self.escalation.reset();
@@ -511,6 +517,7 @@ impl Gate {
                 Recovery::NewIke
             },
         );
+        self.withheld = Withheld::No;
         self.acted(now, Action::Activate { epoch, proof });
         self.outputs
             .0
@@ -617,6 +624,7 @@ impl Gate {
             return;
         }
         self.set_state(now, at, State::Suspect);
+        self.withhold(now, at);
         if self.release_silent(now, at) {
             return;
         }

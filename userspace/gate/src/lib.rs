@@ -39,6 +39,7 @@ mod responder;
 mod role;
 mod snapshot;
 mod user_ping;
+mod withhold;
 
 pub use action::{Action, LastAction, PingCause};
 pub use config::{EchoLimit, GateConfig, GateMode, Idle, Role};

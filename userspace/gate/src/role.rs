@@ -98,6 +98,7 @@ mod tests {
             spi_in: Spi::new(0x1234).unwrap(),
             spi_out: Spi::new(0x4321).unwrap(),
             peer_echo: true,
+            keyed_by_spi: false,
             icmp: None,
             initiated: false,
             replaces: None,

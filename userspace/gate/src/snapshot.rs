@@ -5,6 +5,7 @@ use core::time::Duration;
 use mitregate_esp::ids::EpochId;
 
 use crate::epoch::Epoch;
+use crate::withhold::Withheld;
 use crate::{Gate, Proof, Role, State};
 
 /// What a gate will do depends on this, on its configuration and on what comes in: two gates with equal
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub active: Option<EpochId>,
     /// The epochs, oldest first.
     pub epochs: Vec<EpochSnapshot>,
+    /// Whether data waits although an epoch is active, and has waited for long enough in this outage.
+    pub withheld: (Option<Duration>, bool),
     /// What was asked of IKE.
     pub escalation: EscalationSnapshot,
 }
@@ -138,6 +141,10 @@ impl Gate {
             role: self.config.role,
             active: self.active,
             epochs: self.epochs.iter().map(|e| self.of(now, e)).collect(),
+            withheld: (
+                self.withheld.deadline().map(|t| t.saturating_sub(now)),
+                self.withheld == Withheld::Spent,
+            ),
             escalation: self.escalation.snapshot(now, &self.config),
         }
     }

@@ -28,6 +28,9 @@ struct Alone {
     rng: ChaCha20Rng,
     epoch: u64,
     peer_echo: bool,
+    keyed_by_spi: bool,
+    /// When data was told to wait.
+    held: Vec<Duration>,
     icmp: Option<IpAddr>,
     /// IKE does what it is asked for.
     ike: bool,
@@ -47,6 +50,8 @@ impl Alone {
             rng: ChaCha20Rng::seed_from_u64(7),
             epoch: 0,
             peer_echo: true,
+            keyed_by_spi: false,
+            held: Vec::new(),
             icmp: None,
             ike: true,
             pings: Vec::new(),
@@ -71,6 +76,7 @@ impl Alone {
             spi_in: spi(0x1000 + self.epoch),
             spi_out: spi(0x2000 + self.epoch),
             peer_echo: self.peer_echo,
+            keyed_by_spi: self.keyed_by_spi,
             icmp: self.icmp,
             initiated: true,
             replaces,
@@ -126,6 +132,7 @@ impl Alone {
                 }),
                 Output::Event(GateEvent::Optimistic { .. }) => self.optimistic += 1,
                 Output::Event(GateEvent::EchoRefused { refusal, .. }) => self.refused.push(refusal),
+                Output::Hold { .. } => self.held.push(self.now),
                 Output::Event(_) | Output::Retire { .. } => {}
             }
         }
@@ -205,6 +212,48 @@ fn one_answer_ever_and_a_silent_path_is_a_silent_path() {
     // Never given up, never released, at the pace of the longest wait.
     assert_eq!(alone.activated.len(), 1);
     assert!((40..130).contains(&alone.asked), "{}", alone.asked);
+}
+
+/// Behind a NAT that notes each SPI: proven once, and then the path is dark.
+fn lost_where_spis_are_noted(keyed_by_spi: bool) -> Alone {
+    let mut alone = Alone::client();
+    alone.keyed_by_spi = keyed_by_spi;
+    alone.install(None);
+    alone.answer();
+    alone.run(s(1010));
+    alone
+}
+
+#[test]
+fn data_on_a_lost_epoch_waits_where_it_would_keep_fresh_spis_out() {
+    let alone = lost_where_spis_are_noted(false);
+    assert_eq!(alone.held, []);
+    let mut alone = lost_where_spis_are_noted(true);
+    let [at] = alone.held[..] else {
+        panic!("{:?}", alone.held);
+    };
+    assert_eq!(alone.activated.len(), 1);
+    // A ping on whichever epoch ends that.
+    alone.answer();
+    let [(old, _), (open, Proof::Ping(_))] = alone.activated[..] else {
+        panic!("{:?}", alone.activated);
+    };
+    assert!(open >= old && alone.now < at + s(60));
+}
+
+#[test]
+fn data_on_a_lost_epoch_does_not_wait_for_ever_and_once_in_an_outage() {
+    let mut alone = lost_where_spis_are_noted(true);
+    alone.run(s(1300));
+    assert_eq!(alone.held.len(), 1);
+    let [(old, _), (again, Proof::Ping(_))] = alone.activated[..] else {
+        panic!("{:?}", alone.activated);
+    };
+    assert_eq!(old, again);
+    // The next outage is another one.
+    alone.answer();
+    alone.run(s(1400));
+    assert_eq!(alone.held.len(), 2);
 }
 
 #[test]

@@ -441,6 +441,9 @@ impl Net {
                 } => {
                     self.through(at, epoch, via, Some(payload));
                 }
+                Output::Hold { tunnel } => {
+                    host.active.remove(&tunnel);
+                }
                 Output::Retire { tunnel, epoch } => {
                     host.installed.remove(&epoch);
                     if host.active.get(&tunnel) == Some(&epoch) {

@@ -291,6 +291,7 @@ impl World {
                     spi_in: spi(at),
                     spi_out: spi(1 - at),
                     peer_echo: self.peer_echo,
+                    keyed_by_spi: false,
                     icmp: None,
                     initiated: at == CLIENT,
                     redundant: false,
@@ -343,6 +344,7 @@ impl World {
                     }
                     self.transmit(at, epoch, Packet::Echo(payload));
                 }
+                Output::Hold { .. } => panic!("no NAT notes SPIs"),
                 Output::SendIcmp { .. } => panic!("there is no target"),
                 Output::Activate(proven) => {
                     side.active = Some(proven.epoch());

@@ -314,6 +314,7 @@ impl Host {
                     epoch: proven.epoch(),
                 }
             }
+            Output::Hold { tunnel } => Command::Hold { tunnel },
             Output::SendInner {
                 tunnel,
                 epoch,

@@ -306,6 +306,8 @@ pub struct Gate {
     pub backoff: Option<f64>,
     /// Each wait is drawn from 1 ± jitter times its length.
     pub jitter: Option<f64>,
+    /// How long data waits after all pings were lost, where a NAT notes each SPI.
+    pub hold_lost: Option<String>,
     /// How long a rekey may take before a new IKE session is begun beside it.
     pub rekey_patience: Option<String>,
     /// Unproven epochs in a row before a new IKE session is begun.

@@ -57,6 +57,12 @@ pub(super) fn gate(
             10 * MS..=10 * MINUTE,
         ),
         (
+            "hold_lost",
+            &gate.hold_lost,
+            &mut config.hold_lost,
+            Duration::ZERO..=10 * MINUTE,
+        ),
+        (
             "escalation_backoff",
             &gate.escalation_backoff,
             &mut config.escalation_backoff,

@@ -274,6 +274,7 @@ impl EventLoop {
                 let epoch = proven.epoch();
                 egress.command(worker, Command::Activate { tunnel, epoch });
             }
+            Output::Hold { tunnel } => egress.command(worker, Command::Hold { tunnel }),
             Output::SendInner {
                 tunnel,
                 epoch,
