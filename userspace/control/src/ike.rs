@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mitregate_gate::Input;
-use mitregate_ike::{IkeSa, Output as IkeOutput, Rejected, is_first, peek};
+use mitregate_ike::{Discard, IkeSa, Output as IkeOutput, Rejected, is_first, peek};
 use tracing::{debug, info};
 
 use crate::control::ctx;
@@ -82,8 +82,23 @@ impl Control {
                 }
                 self.heard(id);
             }
-            Some(Err(discard)) => debug!(%remote, %discard, "IKE message discarded"),
+            Some(Err(discard)) => {
+                debug!(%remote, %discard, "IKE message discarded");
+                if discard == Discard::NoSuchIkeSa {
+                    self.disowned(now, id);
+                }
+            }
             None => {}
+        }
+    }
+
+    /// Somebody who sees our requests says that the peer has forgotten their IKE SA. Where a tunnel waits for a
+    /// rekey because its pings are lost, it waits no longer: a new IKE SA beside the old one harms nobody.
+    fn disowned(&mut self, now: Duration, id: SessionId) {
+        for at in self.tunnels_of(id) {
+            if self.tunnels[at].lives_on(id) {
+                self.gate(now, at, Input::RekeyFailed);
+            }
         }
     }
 

@@ -306,7 +306,7 @@ pub(crate) fn outer(encap: Encap, local: SocketAddr, remote: SocketAddr) -> Oute
 }
 
 /// Longest wait between two attempts to bring up what is down: [`Retry::LONGEST`] and a quarter.
-pub const RETRY_MAX: Duration = Duration::from_millis(37_500);
+pub const RETRY_MAX: Duration = Duration::from_millis(12_500);
 
 /// Growing waits between attempts, for ever.
 #[derive(Debug, Default, Clone, Copy)]
@@ -317,7 +317,7 @@ pub(crate) struct Retry {
 
 impl Retry {
     const FIRST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(30);
+    const LONGEST: Duration = Duration::from_secs(10);
 
     pub(crate) fn may(&self, now: Duration) -> bool {
         self.at <= now

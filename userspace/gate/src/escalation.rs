@@ -39,6 +39,10 @@ pub(crate) struct Escalation {
     requests: u32,
     /// Epochs in a row that could not be proven.
     unproven: u32,
+    /// A rekey was not answered.
+    unanswered: bool,
+    /// That was so, and a new IKE SA was answered.
+    forgotten: bool,
 }
 
 impl Escalation {
@@ -47,6 +51,8 @@ impl Escalation {
             phase: Phase::Idle,
             requests: 0,
             unproven: 0,
+            unanswered: false,
+            forgotten: false,
         }
     }
 
@@ -97,9 +103,18 @@ impl Escalation {
         self.unproven
     }
 
-    /// A new epoch is there: whatever was asked for has been had.
-    pub(crate) fn satisfied(&mut self) {
+    /// A new epoch is there: whatever was asked for has been had. `of_rekey`: it replaces another on the same
+    /// IKE SA.
+    pub(crate) fn satisfied(&mut self, of_rekey: bool) {
+        self.forgotten =
+            !of_rekey && (self.forgotten || self.phase == Phase::Starting && self.unanswered);
+        self.unanswered &= !of_rekey;
         self.phase = Phase::Idle;
+    }
+
+    /// Whether the peer seems to have lost the epoch that carried data, with its IKE SA.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.forgotten
     }
 
     /// An epoch carries data (again).
@@ -140,6 +155,8 @@ impl Escalation {
             due_in: due_in.map(|at| at.saturating_sub(now)),
             requests: self.requests.min(grown.unwrap_or(16) + 1),
             unproven: self.unproven % config.epochs_per_session.max(1),
+            unanswered: self.unanswered,
+            forgotten: self.forgotten,
         }
     }
 
@@ -156,6 +173,7 @@ impl Escalation {
         let (step, reason) = match self.phase {
             Phase::Due { at, step, reason } if at <= now => (step, reason),
             Phase::Rekeying { deadline } if deadline <= now => {
+                self.unanswered = true;
                 (Step::NewSession, Reason::RekeyUnanswered)
             }
             _ => return None,

@@ -151,8 +151,11 @@ impl Gate {
                 None => self.peer_mute,
             });
             let suspect = mute || epoch.is_some_and(|e| e.state == State::Suspect);
+            // Pings that a restarted peer cannot answer would take others' bindings at some NATs.
+            let forgotten = suspect && self.escalation.is_forgotten();
             if epoch.is_some_and(|e| !e.probe.running())
                 && let Some(cause) = live.tick(now, suspect, idle)
+                && !forgotten
             {
                 self.check_active(now, cause, rng);
             }
@@ -232,7 +235,7 @@ impl Gate {
         if self.position(installed.epoch).is_some() {
             return;
         }
-        self.escalation.satisfied();
+        self.escalation.satisfied(installed.replaces.is_some());
         let id = self.fresh_ping_id(rng);
         let epoch = Epoch::new(now, installed, self.config.mode, id);
         let peer_echo = epoch.peer_echo && !self.peer_mute;
@@ -506,7 +509,7 @@ impl Gate {
             self.escalation.reset();
         } else {
             // Whether its path is any better is still to be seen.
-            self.escalation.satisfied();
+            self.escalation.satisfied(true);
         }
         let rekeyed = self.epochs[at].replaces.is_some();
         self.recovered(

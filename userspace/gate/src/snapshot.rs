@@ -86,6 +86,10 @@ pub struct EscalationSnapshot {
     pub requests: u32,
     /// Epochs in a row that could not be proven, as far as they choose the step.
     pub unproven: u32,
+    /// A rekey was not answered.
+    pub unanswered: bool,
+    /// And a new IKE SA was.
+    pub forgotten: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -329,6 +329,9 @@ pub enum Discard {
     MessageId,
     #[error("not encrypted, or nothing else in it counts")]
     Unprotected,
+    /// RFC 7296 §2.21.4: a hint, and no more.
+    #[error("not encrypted: the peer says that it has no such IKE SA")]
+    NoSuchIkeSa,
     #[error("integrity check failed")]
     Integrity,
     #[error("fragment that is known, late, or one of too many")]

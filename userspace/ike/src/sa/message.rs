@@ -49,6 +49,15 @@ pub(super) fn error(payloads: &[Payload]) -> Option<&Notify> {
     })
 }
 
+/// Whether a message without protection says INVALID_IKE_SPI (RFC 7296 §2.21.4).
+pub(super) fn is_invalid_ike_spi(message: &[u8]) -> bool {
+    Message::parse(message).is_ok_and(|message| {
+        let clear = |payload: &Payload| !matches!(payload, Payload::Encrypted { .. });
+        message.payloads.iter().all(clear)
+            && find_notify(&message.payloads, NotifyType::INVALID_IKE_SPI).is_some()
+    })
+}
+
 /// The first notify of a type.
 pub(super) fn find_notify(payloads: &[Payload], kind: NotifyType) -> Option<&Notify> {
     payloads.iter().find_map(|payload| match payload {

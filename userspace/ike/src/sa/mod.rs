@@ -402,6 +402,9 @@ impl IkeSa {
             let response = Message::parse(message)?;
             return self.handle_resume_response(&response, local, remote, message, cx);
         }
+        if message::is_invalid_ike_spi(message) {
+            return Err(Discard::NoSuchIkeSa);
+        }
         let Some(opened) = self.open(message, cx.now)? else {
             return Ok(());
         };

@@ -9,7 +9,7 @@ use super::setup::Site;
 use super::world::{Violation, World};
 
 /// Within this time after the network is well again, traffic crosses each way (I4; provisional: the longest
-/// wait between two attempts is 30 s, and some more for those under way to end).
+/// waits between two pings, two escalations and two attempts are 30 s, and some more for those under way to end).
 pub const TRAFFIC: Duration = Duration::from_secs(60);
 /// Within this time after that, both ends agree and nothing is left over: what IKE still asks of dead peers
 /// has run out by then (RFC 7296 §2.4: retransmission for minutes).
@@ -19,6 +19,13 @@ const MS: Duration = Duration::from_millis(1);
 
 /// The whole of it: traffic comes back, then both ends agree, then traffic crosses on what they agree on.
 pub fn settle(world: &mut World, site: &Site) -> Result<(), Violation> {
+    carries(world, site)?;
+    agrees(world, site)?;
+    crosses(world, site)
+}
+
+/// Everything is well and up, and traffic comes back (I4).
+pub fn carries(world: &mut World, site: &Site) -> Result<(), Violation> {
     for link in world.links() {
         link.heal();
     }
@@ -38,6 +45,11 @@ pub fn settle(world: &mut World, site: &Site) -> Result<(), Violation> {
         }
     })?;
     site.traffic(world, None);
+    Ok(())
+}
+
+/// Both ends come to exactly one epoch for each tunnel, the same, and to nothing else (I6).
+fn agrees(world: &mut World, site: &Site) -> Result<(), Violation> {
     // Each tunnel must be seen with nothing but the one epoch; with several, not all at one moment.
     let mut clean = BTreeSet::new();
     let mut why = String::new();
@@ -61,6 +73,11 @@ pub fn settle(world: &mut World, site: &Site) -> Result<(), Violation> {
         }
         violation
     })?;
+    Ok(())
+}
+
+/// Nothing is lost on what both ends agree on, and no frame is left over.
+fn crosses(world: &mut World, site: &Site) -> Result<(), Violation> {
     // What is still under way arrives first.
     world.run(1000 * MS)?;
     let before = received(world, site);

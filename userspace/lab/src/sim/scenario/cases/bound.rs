@@ -150,8 +150,12 @@ impl Bound {
 
         let mut bound = Self::default();
         let mut add = |name, times, each: Duration| {
-            if times > 0 && !each.is_zero() {
-                bound.0.push(Term { name, times, each });
+            if times == 0 || each.is_zero() {
+                return;
+            }
+            match bound.0.iter_mut().find(|term| term.name == name) {
+                Some(term) => term.times += times,
+                None => bound.0.push(Term { name, times, each }),
             }
         };
         let (p, r) = (setting.period, setting.rtt);
@@ -164,8 +168,8 @@ impl Bound {
         };
         let new_session = |add: &mut dyn FnMut(&'static str, u32, Duration)| {
             add("suspect", 1, longest.suspect());
-            add("patience", 1, longest.patience());
-            add("R", 4, r);
+            // The rekey is answered: no such IKE SA.
+            add("R", 5, r);
         };
         match setting.pair.case {
             // The old epoch carries data until the new one is proven.

@@ -15,7 +15,7 @@ use super::{Outage, Run, Stage, perform};
 use crate::case::Case;
 use crate::nat::Model;
 use crate::sim::link::Link;
-use crate::sim::passing::settle;
+use crate::sim::passing::{carries, settle};
 use crate::sim::setup::{Plan, Site};
 use crate::sim::world::Violation;
 
@@ -193,6 +193,9 @@ impl Pair {
             stage.world.fail(what);
             return stage.world.verdict();
         }
+        if setting.is_mixed_up() {
+            return carries(&mut stage.world, &site);
+        }
         settle(&mut stage.world, &site)
     }
 }
@@ -246,6 +249,13 @@ impl Setting {
         let all = pair.flows().iter().map(with);
         let worst = all.max_by_key(|setting| Bound::of(setting).total());
         worst.unwrap_or_else(|| with(&Flows::Both))
+    }
+
+    /// Whether the NAT may take what is for one client to another at any time, also when all are quiet: then
+    /// traffic comes back each time, but there is no state to which both ends come and stay.
+    fn is_mixed_up(&self) -> bool {
+        let plain = self.encap == EncapMode::Esp && self.clients > 1;
+        plain && self.pair.nat.is_some_and(nat::never_settles)
     }
 
     /// The hosts, not started, and flows that rest.

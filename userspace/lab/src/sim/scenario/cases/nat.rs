@@ -89,3 +89,9 @@ pub fn squelch(model: Model) -> Duration {
         _ => Duration::ZERO,
     }
 }
+
+/// Whether it goes on taking one client's packets for another's when all are quiet: entries that expire
+/// between two pings of a quiet tunnel, or one client's second entry that waits for ever.
+pub fn never_settles(model: Model) -> bool {
+    matches!(model, Model::OldestIncomplete | Model::HoldUntilReply)
+}

@@ -44,13 +44,17 @@ pub fn markdown() -> String {
                 }
             }
         }
-        for (bound, who) in alike {
-            let _ = writeln!(
-                out,
-                "| {case} | {} | {bound} | {} |",
-                who.join("; "),
-                seconds(bound.total())
-            );
+        // Those that most share come last, and are not counted up.
+        alike.sort_by_key(|(_, who)| who.len());
+        let most = alike.len() - 1;
+        for (n, (bound, who)) in alike.iter().enumerate() {
+            let who = match (n, most) {
+                (0, 0) => "all".to_owned(),
+                (n, most) if n == most => "all others".to_owned(),
+                _ => who.join("; "),
+            };
+            let total = seconds(bound.total());
+            let _ = writeln!(out, "| {case} | {who} | {bound} | {total} |");
         }
     }
     out += "\n| term | at the defaults |\n|---|---|\n";
