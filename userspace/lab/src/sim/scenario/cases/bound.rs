@@ -66,7 +66,7 @@ impl Longest {
     /// series may be needed, with a rekey after each and a wait before it.
     #[must_use]
     pub fn turns(&self, dropped: u32) -> Duration {
-        let tries = self.gate.tries.max(1);
+        let tries = self.gate.tries.min(self.gate.first_tries).max(1);
         let (full, rest) = (dropped / tries, dropped % tries);
         let waits: Duration = (0..full)
             .map(|n| match n {
