@@ -169,7 +169,8 @@ impl Act<'_> {
         Ok(())
     }
 
-    /// A probe each way for each client, one datagram per `pace`.
+    /// A probe each way for each client, one datagram per `pace` or a little more: in step, each
+    /// client's answer would always follow its question, which is what a NAT that guesses hopes for.
     fn probes(&self, pace: Duration, port: u16) -> Result<Vec<Probes>> {
         let server: Ipv4Addr = SERVER.parse()?;
         let right = (self.lab.host(Host::Server), server);
@@ -178,10 +179,12 @@ impl Act<'_> {
             .map(|((client, _), port)| {
                 let inner = client.inner().context("a client has an inner address")?;
                 let left = (self.lab.host(*client), inner);
+                let slower = |by: u32| pace + pace * by / 20;
+                let out_of_step = 2 * u32::from(port % 2);
                 Ok(Probes {
                     client: *client,
-                    c2s: Probe::start(left, right, port, None, pace)?,
-                    s2c: Probe::start(right, left, port, None, pace)?,
+                    c2s: Probe::start(left, right, port, None, slower(out_of_step))?,
+                    s2c: Probe::start(right, left, port, None, slower(out_of_step + 1))?,
                 })
             })
             .collect()
@@ -189,7 +192,7 @@ impl Act<'_> {
 
     fn crash(&mut self, sum: &str) -> Result<()> {
         say(&format!(
-            "both clients fetch {} MiB at {} MiB/s; probes each way, {} packets a second each",
+            "both clients fetch {} MiB at {} MiB/s; probes each way, some {} packets a second each",
             (PACE * DOWNLOAD.as_secs()) >> 20,
             PACE >> 20,
             1000 / CRASH_PROBE.as_millis(),
