@@ -83,6 +83,12 @@ impl Longest {
             + self.series(rest)
     }
 
+    /// So many fresh SPIs of a client in vain, each because the NAT took it for another one's.
+    #[must_use]
+    pub fn shifts(&self, lost: u32) -> Duration {
+        self.turns(lost * self.gate.tries.min(self.gate.first_tries).max(1))
+    }
+
     /// From the fault to the first ping, on a tunnel that receives.
     #[must_use]
     pub fn silence(&self) -> Duration {
@@ -222,6 +228,10 @@ impl Bound {
                     add("pending", 1, shared.map_or(Duration::ZERO, nat::pending));
                     add("squelch", 1, shared.map_or(Duration::ZERO, nat::squelch));
                     add("turns", 1, longest.turns(others));
+                }
+                // Here a client's ping that meets no answer is not dropped: its entry takes another's SPI.
+                if crossed && shared.is_some_and(|model| nat::squelch(model).is_zero()) {
+                    add("shifts", 1, longest.shifts(others));
                 }
                 add("P", 1, p);
             }
