@@ -120,9 +120,18 @@ struct Arrived {
     duplicates: usize,
 }
 
+/// Tells a sender to end, also when nobody asks for what became of it.
+struct Stop(Arc<AtomicBool>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A stream from one host to another; ends when told, or after a number of datagrams.
 pub struct Probe {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     sent_all: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
     sender: JoinHandle<Result<Vec<Instant>>>,
@@ -160,7 +169,7 @@ impl Probe {
             sent
         })?;
         Ok(Probe {
-            stop,
+            stop: Stop(stop),
             sent_all,
             count: arrivals,
             sender,
@@ -175,7 +184,7 @@ impl Probe {
 
     /// Send no more, and count.
     pub fn stop(self) -> Result<Tally> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.0.store(true, Ordering::Relaxed);
         self.wait()
     }
 
@@ -186,7 +195,7 @@ impl Probe {
 
     /// Send no more; when each was sent and came.
     pub fn trace(self) -> Result<Trace> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.0.store(true, Ordering::Relaxed);
         self.end()
     }
 
@@ -194,7 +203,7 @@ impl Probe {
     pub fn traces(probes: impl IntoIterator<Item = Self>) -> Result<Vec<Trace>> {
         let probes: Vec<_> = probes.into_iter().collect();
         for probe in &probes {
-            probe.stop.store(true, Ordering::Relaxed);
+            probe.stop.0.store(true, Ordering::Relaxed);
         }
         probes.into_iter().map(Self::end).collect()
     }

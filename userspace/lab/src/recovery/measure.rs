@@ -169,8 +169,7 @@ impl Stage {
     }
 
     fn end(self) -> Result<Vec<Trace>> {
-        let traces = self.streams.into_iter().map(|stream| stream.probe.trace());
-        let traces = traces.collect();
+        let traces = Probe::traces(self.streams.into_iter().map(|stream| stream.probe));
         drop(self.pair);
         self.lab.take_down()?;
         traces

@@ -170,8 +170,9 @@ impl Stage<'_> {
         }
         self.wait(self.script.seconds)?;
         let mut played = Played::default();
-        for (flow, probe) in probes {
-            self.note(&mut played.lanes, flow, &probe.trace()?);
+        let (flows, probes): (Vec<_>, Vec<_>) = probes.into_iter().unzip();
+        for (flow, trace) in flows.into_iter().zip(Probe::traces(probes)?) {
+            self.note(&mut played.lanes, flow, &trace);
         }
         self.monitors.clear();
         let micros = began.duration_since(UNIX_EPOCH)?.as_micros();
