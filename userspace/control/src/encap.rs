@@ -169,6 +169,12 @@ impl Encapsulation {
         deadline.or(self.ask_at)
     }
 
+    /// The peer has shown where it is: where else it might have been is of no interest any more.
+    pub(crate) fn forget_address(&mut self) {
+        self.asked
+            .take_if(|asked| asked.question == Question::Address);
+    }
+
     /// What is asked on this epoch now.
     pub(crate) fn asks(&self, epoch: EpochId) -> Option<&'static str> {
         let asked = self.asked.as_ref().filter(|asked| asked.epoch == epoch);
@@ -259,12 +265,7 @@ impl Control {
         encap.counters.answered += 1;
         self.dirty_tunnels.insert(at);
         if asked.question == Question::Address {
-            let Outer {
-                encap,
-                local,
-                remote,
-            } = asked.to;
-            self.move_alike(at, encap, local, remote);
+            self.address_answered(now, at, epoch, asked.to);
             return true;
         }
         self.plain_esp(at, asked.to).held = Some(now);
@@ -274,6 +275,22 @@ impl Control {
             self.gate(now, at, Input::PathChanged);
         }
         true
+    }
+
+    /// The peer is at another address: there it has answered through the SA.
+    fn address_answered(&mut self, now: Duration, at: usize, epoch: EpochId, to: Outer) {
+        let Some(e) = self.tunnels[at].epochs.get(&epoch) else {
+            return;
+        };
+        if e.outer.encap != to.encap {
+            return;
+        }
+        let session = e.session;
+        debug!(from = %e.outer.remote, to = %to.remote, %epoch, "peer moved, and has answered there");
+        self.move_alike(at, to.encap, to.local, to.remote);
+        if let (Encap::Udp, Some(id)) = (to.encap, session) {
+            self.with_ike(now, id, |sa, _| sa.follow_esp(to.local, to.remote, now));
+        }
     }
 
     /// What the tunnel's connection remembers of protocol 50 on this way.

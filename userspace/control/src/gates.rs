@@ -97,8 +97,8 @@ impl Control {
             outer: path,
             soft_packets: if rekeys { soft.packets } else { UNLIMITED },
             soft_bytes: if rekeys { soft.bytes } else { UNLIMITED },
-            tell_moves: !caps.esp_echo
-                && self.connections[index].config.mobility.follow == Follow::Any,
+            tell_moves: (caps.esp_echo && !client)
+                || !caps.esp_echo && self.connections[index].config.mobility.follow == Follow::Any,
             icmp_secret: icmp.map(|_| tunnel.icmp_secret),
             hard_packets: lifetime.life_packets,
             hard_bytes: lifetime.life_bytes,

@@ -193,6 +193,13 @@ impl Control {
         let follows = !client || (nat.remote && !pings);
         let shown = sign == Sign::Ping || (!pings && mobility.follow == Follow::Any);
         let lately = tunnel.moved.is_some_and(|t| now < t + FOLLOW_EVERY);
+        // Where its client's data comes from, a gateway asks before the client has noticed anything.
+        if sign == Sign::AnyPacket && pings && !client {
+            if !nat.local || mobility.follow_behind_nat {
+                self.ask_address(now, at, epoch, outer(encap, local, remote));
+            }
+            return;
+        }
         if !follows || !shown || lately {
             return;
         }
@@ -213,6 +220,7 @@ impl Control {
         }
         debug!(%from, to = %remote, %epoch, ?sign, "peer moved");
         self.tunnels[at].moved = Some(now);
+        self.tunnels[at].encap.forget_address();
         self.move_alike(at, encap, local, remote);
         if let (true, Some(id)) = (in_udp, session) {
             self.with_ike(now, id, |sa, _| sa.follow_esp(local, remote, now));

@@ -227,3 +227,46 @@ fn a_forged_answer_that_protocol_50_passes_leads_to_a_question_and_no_more() {
     assert_eq!(encap(&world), "udp");
     assert!(world.is_up());
 }
+
+/// A NAT that gives the client another port while both send: the gateway asks where the data comes from, and
+/// the client has noticed nothing when it moves.
+#[test]
+fn data_from_elsewhere_is_asked_and_then_followed() {
+    let mut world = up(Setup::default());
+    world.data_every = [Some(ms(20)); 2];
+    world.run(secs(2));
+    let there = remote(&world);
+    let lost = world.tunnel(CLIENT).gate.pings_lost;
+    world.remap_ports(20_000..=20_100);
+    world.run(ms(200));
+    let now = remote(&world);
+    assert_eq!(now.ip(), there.ip());
+    assert!((20_000..=20_100).contains(&now.port()), "{now}");
+    assert_eq!(world.tunnel(CLIENT).gate.pings_lost, lost);
+    let ike = world.list(SERVER).ike_sas[0].remote.clone();
+    assert_eq!(ike, now.to_string(), "IKE shares its ports");
+}
+
+/// Somebody on the path sends the client's data on from elsewhere, and cannot answer.
+#[test]
+fn data_from_elsewhere_is_not_followed_without_an_answer() {
+    for (mut world, port) in both() {
+        let there = remote(&world);
+        for _ in 0..5 {
+            world.steal();
+            world.data_every[CLIENT] = Some(ms(1));
+            world.run(ms(4));
+            world.data_every[CLIENT] = None;
+            let stolen = world.steal();
+            let newest = stolen.last().expect("data is under way");
+            let esp = newest.payload().to_vec();
+            world.inject(elsewhere(port), newest.dst(), &esp);
+            world.run(secs(3));
+            assert_eq!(remote(&world), there);
+        }
+        let asked = world.tunnel(SERVER).encap;
+        assert!((1..=15).contains(&asked.pings_sent), "{asked:?}");
+        assert_eq!(asked.answered, 0);
+        assert!(world.is_up());
+    }
+}

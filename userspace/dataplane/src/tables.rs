@@ -139,7 +139,7 @@ pub struct Epoch {
     pub(crate) heard: bool,
     pub(crate) heard_data: bool,
     pub(crate) soft_told: bool,
-    /// When to raise Moved again, in nanoseconds; `None`: never.
+    /// When to look at where packets come from again, in nanoseconds; `None`: never.
     pub(crate) tell_moves: Option<u64>,
     pub(crate) hard_told: bool,
     /// See [`Epoch::expecting_icmp`].

@@ -61,6 +61,11 @@ fn moves(rig: &mut Rig) -> Vec<(SocketAddr, SocketAddr)> {
     told.collect()
 }
 
+/// Where packets come from is looked at every 10 ms.
+fn next_look(rig: &mut Rig) {
+    rig.now += Duration::from_millis(10);
+}
+
 fn second_later(rig: &mut Rig) {
     rig.now += Duration::from_secs(1);
 }
@@ -71,6 +76,7 @@ fn another_address_is_told_once_a_second(provider: Provider) {
     let at_home = sealed(&mut client);
     gateway.outer_in(&at_home);
     assert_eq!(moves(&mut gateway), []);
+    next_look(&mut gateway);
 
     let here = (GATEWAY, 4500).into();
     for _ in 0..20 {
@@ -93,6 +99,7 @@ over_both!(plain_esp_moves_by_its_address);
 fn plain_esp_moves_by_its_address(provider: Provider) {
     let (mut client, mut gateway) = rigs(provider, None, true);
     gateway.outer_in(&sealed(&mut client));
+    next_look(&mut gateway);
     let frame = from(&sealed(&mut client), ELSEWHERE, None);
     gateway.outer_in(&frame);
     let expected = ((ELSEWHERE, 0).into(), (GATEWAY, 0).into());
@@ -105,6 +112,7 @@ fn what_proves_nothing_moves_nothing(provider: Provider) {
     let frames: Vec<_> = (0..4).map(|_| sealed(&mut client)).collect();
     gateway.outer_in(&frames[2]);
     moves(&mut gateway);
+    next_look(&mut gateway);
 
     // A replay.
     gateway.outer_in(&from(&frames[2], ELSEWHERE, Some(4500)));

@@ -9,7 +9,7 @@ use mitregate_control::{
     Command, Config, Control, ControlEvent, EncapMode, ListView, Ticket, TunnelView,
 };
 use mitregate_dataplane::Fate;
-use mitregate_lab::nat::{Faulty, Model, Packet};
+use mitregate_lab::nat::{Faulty, Model, Packet, Remap};
 use mitregate_lab::sim::link::Link;
 use mitregate_lab::sim::setup::{GATEWAY, Plan, Site};
 use mitregate_lab::sim::world;
@@ -231,6 +231,13 @@ impl World {
     /// Anybody's datagram.
     pub fn inject(&mut self, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
         self.world.inject(self.setup.delay, src, dst, payload);
+    }
+
+    /// The NAT gives other ports from now on.
+    pub fn remap_ports(&mut self, ports: std::ops::RangeInclusive<u16>) {
+        if let Some(at) = self.site.nat {
+            self.world.remap_box(at, &Remap::ports(ports));
+        }
     }
 
     /// Protocol 50 is dropped towards the server, and from it.

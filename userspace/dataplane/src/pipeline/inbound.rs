@@ -30,6 +30,8 @@ use crate::{
 
 /// A Moved event is raised no more often than this.
 const MOVES_EVERY_NS: u64 = 1_000_000_000;
+/// And where packets come from is looked at no more often than this: it costs reading their headers again.
+const LOOK_EVERY_NS: u64 = 10_000_000;
 
 /// What the first look at a frame found.
 pub(super) enum Inspected {
@@ -432,6 +434,7 @@ fn tell_move(
         return;
     };
     if peer.is_none_or(|peer| peer == from) {
+        epoch.tell_moves = Some(tick.ns.saturating_add(LOOK_EVERY_NS));
         return;
     }
     let event = Event::Moved {
