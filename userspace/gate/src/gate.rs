@@ -324,7 +324,9 @@ impl Gate {
         match echo.kind {
             Kind::Request { return_spi } => {
                 self.answer(now, at, echo, return_spi);
-                if self.config.role == Role::Server && self.epochs[at].is_unproven() {
+                let epoch = &self.epochs[at];
+                let doubtful = epoch.is_unproven() || epoch.state == State::Suspect;
+                if self.config.role == Role::Server && doubtful {
                     self.server_probe(now, at, rng);
                 }
             }
