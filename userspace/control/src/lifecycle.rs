@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use crate::session::{Session, SessionId, Timers};
 use crate::tunnel::{Connection, Goal};
-use crate::{Control, ControlEvent};
+use crate::{Control, ControlEvent, Unique};
 
 /// IKE SAs of one connection that have authenticated: more than are needed while one is replaced. Each may
 /// have epochs that drain, so with many more a peer that is restarted again and again, or means no good,
@@ -72,6 +72,8 @@ impl Control {
             "IKE SA established"
         );
         let childless = established.childless;
+        let restarted = established.initial_contact;
+        let asks = established.peer_caps.esp_echo;
         session.established = Some(established);
         let mut wants = core::mem::take(&mut session.wants);
         self.connections[index].last_failure = None;
@@ -84,6 +86,10 @@ impl Control {
         // The first of them came with IKE_AUTH.
         let first = if childless { None } else { wants.pop_first() };
         self.decide_role(now, index);
+        let gated = asks && self.connections[index].config.gate.mode.uses_echo();
+        if restarted && !gated && self.connections[index].config.unique != Unique::Never {
+            self.forget_others(now, index, id);
+        }
         for at in wants {
             self.request_child(now, id, at);
         }
@@ -91,6 +97,25 @@ impl Control {
             self.tunnels[at].requested = Some((id, now + self.patience(at)));
         }
         self.drop_idle_sessions(now, index, id);
+    }
+
+    /// The peer says that it has nothing of what was there before (RFC 7296 §2.4). No ping will ever prove
+    /// what it has made now, and until then data would go into the void: what was there goes at once.
+    fn forget_others(&mut self, now: Duration, index: usize, newest: SessionId) {
+        for other in self.sessions_of(index) {
+            let session = self.sessions.get(&other);
+            if other != newest && session.is_some_and(|s| s.established.is_some()) {
+                self.with_ike(now, other, IkeSa::abandon);
+            }
+        }
+        for at in self.connections[index].tunnels.clone() {
+            let epochs = self.tunnels[at].epochs.iter();
+            let orphans = epochs.filter(|(_, epoch)| epoch.session.is_none());
+            for epoch in orphans.map(|(id, _)| *id).collect::<Vec<_>>() {
+                let by_peer = true;
+                self.gate(now, at, Input::Deleted { epoch, by_peer });
+            }
+        }
     }
 
     /// Whether nothing is there between the two identities of a connection (RFC 7296 §2.4): no IKE SA, and

@@ -59,11 +59,11 @@ impl ChildLifetime {
         }
     }
 
-    /// The hard limit for a soft one: a tenth more, as swanctl has it, and at least two minutes, which
-    /// leaves room for all pings, escalations and IKE's retransmissions in between.
+    /// The hard limit for a soft one: a tenth more, as swanctl has it, and at least three and a half minutes,
+    /// which leaves room for all pings and escalations and until IKE's retransmissions give up.
     #[must_use]
     pub fn life_time_for(rekey_time: Duration) -> Duration {
-        rekey_time + (rekey_time / 10).max(Duration::from_secs(120))
+        rekey_time + (rekey_time / 10).max(Duration::from_secs(210))
     }
 
     /// The jitter for a soft limit: a tenth, as swanctl has it.

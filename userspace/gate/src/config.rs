@@ -196,6 +196,19 @@ impl GateConfig {
         }
     }
 
+    /// How long it takes at most to find that epochs of one session are silent, all of them in a row. A
+    /// hard lifetime leaves that much room behind the soft one, and what IKE takes to give a request up.
+    #[must_use]
+    pub fn longest_failure(&self) -> Duration {
+        let mut wait = self.ping_timeout;
+        let mut series = Duration::ZERO;
+        for _ in 0..self.tries.max(self.suspect_tries).min(1000) {
+            series = series.saturating_add(wait.mul_f64(1.0 + self.jitter.clamp(0.0, 0.9)));
+            wait = self.grow(wait);
+        }
+        series.saturating_mul(self.epochs_per_session)
+    }
+
     /// The next wait after `wait`.
     pub(crate) fn grow(&self, wait: Duration) -> Duration {
         wait.mul_f64(self.backoff.max(1.0)).min(self.escalation_max)

@@ -488,6 +488,16 @@ impl Gate {
         });
         if let Some((at, proof)) = standby {
             self.prove(now, at, proof);
+            return;
+        }
+        // With nothing else to send on it is as for a first SA.
+        let gated = |e: &Epoch| e.peer_echo && !self.peer_mute;
+        let last = self
+            .epochs
+            .iter()
+            .rposition(|e| e.id != gone && e.is_unproven() && !e.redundant && !gated(e));
+        if let Some(at) = last {
+            self.prove(now, at, Proof::Released(Release::FirstSa));
         }
     }
 

@@ -233,6 +233,20 @@ impl Default for Retransmit {
     }
 }
 
+impl Retransmit {
+    /// How long a request takes before the peer counts as dead, at most.
+    #[must_use]
+    pub fn give_up(&self) -> Duration {
+        let mut wait = self.timeout;
+        let mut total = Duration::ZERO;
+        for _ in 0..=self.tries {
+            total += wait.min(self.limit).mul_f64(1.1);
+            wait = wait.min(self.limit).mul_f64(self.base.max(1.0));
+        }
+        total
+    }
+}
+
 /// Fragmentation of IKE messages (RFC 7383).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragmentation {

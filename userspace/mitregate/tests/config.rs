@@ -850,3 +850,21 @@ fn every_time_of_the_gate_has_a_word_a_range_and_a_line() {
     let errors = files.load(&echo).err().unwrap();
     assert!(errors[0].contains("counts only with mode"));
 }
+
+#[test]
+fn a_hard_lifetime_without_room_for_a_rekey_that_meets_silence_is_pointed_out() {
+    let files = Files::new();
+    let warnings = |life: &str| {
+        let life = format!("rekey_time = \"1h\"\nlife_time = \"{life}\"");
+        let text = CLIENT.replace("rekey_time = \"1h\"", &life);
+        let settings = files.load(&text).unwrap();
+        let warnings = settings.warnings.iter().map(ToString::to_string);
+        warnings.collect::<Vec<_>>()
+    };
+    assert_eq!(warnings("64m"), Vec::<String>::new());
+    let short = warnings("61m");
+    assert!(
+        short[0].contains(": connections.home.children.net.life_time: leaves 60 s"),
+        "{short:?}"
+    );
+}

@@ -265,6 +265,17 @@ impl Run {
         self.streams(None, CLIENT_INNER, SERVER)
     }
 
+    /// A stream one way between the first child's ends, from the client or to it, until told.
+    pub fn one_way(&mut self, from_client: bool) -> Result<Probe> {
+        let client: (_, Ipv4Addr) = (self.lab.host(Host::Client), CLIENT_INNER.parse()?);
+        let server: (_, Ipv4Addr) = (self.lab.host(Host::Server), SERVER.parse()?);
+        self.port += 1;
+        match from_client {
+            true => Probe::start(client, server, self.port, None, PACE),
+            false => Probe::start(server, client, self.port, None, PACE),
+        }
+    }
+
     fn streams(&mut self, count: Option<usize>, client: &str, server: &str) -> Result<Streams> {
         let left: (_, Ipv4Addr) = (self.lab.host(Host::Client), client.parse()?);
         let right: (_, Ipv4Addr) = (self.lab.host(Host::Server), server.parse()?);

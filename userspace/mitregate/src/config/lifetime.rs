@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use mitregate_control::{ChildLifetime, IkeLifetime, PeerRekey, UNLIMITED};
+use mitregate_control::{
+    ChildConfig, ChildLifetime, GateConfig, IkeLifetime, PeerRekey, Retransmit, UNLIMITED,
+};
 
 use super::convert::Check;
 use super::file;
@@ -114,6 +116,32 @@ pub(super) fn child(check: &mut Check<'_>, at: &FieldPath, child: &file::Child) 
         rekey_packets,
         life_packets,
         rand_packets,
+    }
+}
+
+/// Whether a rekey that meets a silent path is over before the hard limit; said only of what is written.
+pub(super) fn room(
+    check: &mut Check<'_>,
+    at: &FieldPath,
+    child: &ChildConfig,
+    gate: &GateConfig,
+    retransmit: &Retransmit,
+) {
+    let lifetime = &child.lifetime;
+    if lifetime.life_time == ChildLifetime::life_time_for(lifetime.rekey_time) {
+        return;
+    }
+    let room = lifetime.life_time.saturating_sub(lifetime.rekey_time);
+    let needed = gate.longest_failure() + retransmit.give_up();
+    if room < needed && !room.is_zero() {
+        let message = format!(
+            "leaves {} s after rekey_time: on a path that goes silent a rekey may take {} s (pings on {} epochs, \
+             then IKE's retransmissions), and the tunnel would be down meanwhile",
+            room.as_secs(),
+            needed.as_secs() + 1,
+            gate.epochs_per_session,
+        );
+        check.warn(&at.key("life_time"), message);
     }
 }
 

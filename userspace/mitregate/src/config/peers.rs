@@ -234,6 +234,10 @@ fn connection(
             child(check, &at, child_name, entry)
         })
         .collect();
+    for child in &children {
+        let at = at.key("children").key(&child.name);
+        lifetime::room(check, &at, child, &gate, &retransmit);
+    }
     let vips = check.list(&at.key("vips"), &connection.vips, |text, _| {
         format!("{text:?} is not an IP address; \"0.0.0.0\" and \"::\" ask for any")
     });

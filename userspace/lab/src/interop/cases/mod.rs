@@ -5,6 +5,7 @@ mod analyser;
 mod certificates;
 mod children;
 mod faults;
+mod gates;
 mod mobility;
 mod rekeying;
 mod tunnel;
@@ -103,6 +104,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(certificates::cases());
     cases.extend(children::cases());
     cases.extend(rekeying::cases());
+    cases.extend(gates::cases());
     cases.extend(mobility::cases());
     cases.extend(faults::cases());
     cases.extend(analyser::cases());
