@@ -354,30 +354,28 @@ impl Control {
                 info!(tunnel, %epoch, "pings are lost");
             }
             GateEvent::State { epoch, from, to } => debug!(tunnel, %epoch, %from, %to, "epoch"),
-            GateEvent::Optimistic { epoch }
-                if self.tunnels[at].gate.config().mode == GateMode::Off =>
-            {
-                warn!(
-                    tunnel,
-                    %epoch,
-                    "the gate is off: data flows on an unproven path"
-                );
+            GateEvent::Optimistic { epoch } => {
+                let why = self.why_unproven(at, epoch);
+                warn!(tunnel, %epoch, "{why}: data flows on an unproven path");
             }
-            GateEvent::Optimistic { epoch } => warn!(
-                tunnel,
-                %epoch,
-                "the peer does not answer ESP Echo: data flows on an unproven path"
-            ),
-            GateEvent::Recovered { kind, outage } => {
-                info!(tunnel, %kind, outage_ms = ms(outage, Duration::ZERO), "the path is proven again");
-            }
-            GateEvent::Acted(action) => debug!(tunnel, "{action}"),
             GateEvent::PingAnswered { .. }
             | GateEvent::PingLost { .. }
             | GateEvent::EchoRefused { .. } => {}
         }
         if let Some(tunnel) = tunnel_id(at) {
             self.event(ControlEvent::Gate { tunnel, event });
+        }
+    }
+
+    /// Why nothing proves the path of an epoch that carries data.
+    fn why_unproven(&self, at: usize, epoch: EpochId) -> String {
+        let tunnel = &self.tunnels[at];
+        let ends = tunnel.epochs.get(&epoch).and_then(|e| e.icmp);
+        match (tunnel.gate.config().mode, ends) {
+            (GateMode::Off, _) => "the gate is off".to_owned(),
+            (_, Some(ends)) => format!("{} does not answer our ICMP echo", ends.target),
+            (GateMode::Icmp, None) => "the selectors let no ICMP echo pass".to_owned(),
+            (_, None) => "the peer does not answer ESP Echo".to_owned(),
         }
     }
 

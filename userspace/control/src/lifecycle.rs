@@ -229,6 +229,7 @@ impl Control {
         if rekeyed.is_some() {
             self.gate(now, at, Input::RekeyFailed);
         } else {
+            self.gate(now, at, Input::SessionFailed);
             self.tunnels[at].retry.failed(now, &mut *self.rng);
             self.fail_waiters(at, &reason.to_string());
         }
@@ -287,7 +288,9 @@ impl Control {
         info!(connection = connection.as_deref(), %reason, "IKE SA closed");
         for at in self.tunnels_of(id) {
             let requested = &mut self.tunnels[at].requested;
-            requested.take_if(|(of, _)| *of == id);
+            if requested.take_if(|(of, _)| *of == id).is_some() {
+                self.gate(now, at, Input::SessionFailed);
+            }
         }
         if reason == Reason::Timeout {
             self.orphan(now, id);

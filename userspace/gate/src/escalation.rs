@@ -160,6 +160,13 @@ impl Escalation {
         }
     }
 
+    /// The session that was asked for is over: what next calls for one may ask again.
+    pub(crate) fn session_failed(&mut self) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Idle;
+        }
+    }
+
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match self.phase {
             Phase::Due { at, .. } => Some(at),

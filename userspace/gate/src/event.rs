@@ -82,6 +82,8 @@ pub enum Input<'a> {
     },
     /// The rekey that was asked for cannot be had from this IKE SA.
     RekeyFailed,
+    /// The new IKE session that was asked for has brought no epoch, and nobody is at it any more.
+    SessionFailed,
     /// Packets seen so far on this tunnel; feed it before [`Gate::handle_timeout`](crate::Gate::handle_timeout).
     Activity(Activity),
     /// Look at the path now: after a suspend, or a change of route or address.

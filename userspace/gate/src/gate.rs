@@ -109,6 +109,7 @@ impl Gate {
                 }
             }
             Input::RekeyFailed => self.escalation.rekey_failed(now),
+            Input::SessionFailed => self.escalation.session_failed(),
             Input::Activity(activity) => {
                 if let (Some(live), Some(idle)) = (&mut self.liveness, &self.config.idle) {
                     live.activity(now, activity, idle);
@@ -512,9 +513,10 @@ impl Gate {
             self.counters.proven += 1;
         } else {
             self.counters.released += 1;
-            if !self.warned_optimistic {
-                self.warned_optimistic = true;
-                self.event(GateEvent::Optimistic { epoch });
+            // Who can be asked by ICMP may answer in a moment.
+            let asked = self.epochs[at].icmp.is_some();
+            if !asked || proof == Proof::Released(Release::TargetSilent) {
+                self.warn_optimistic(epoch);
             }
         }
         if proof.is_proof() || !self.target_answers(at) {
@@ -636,7 +638,7 @@ impl Gate {
             return;
         }
         if mute {
-            return;
+            return self.warn_optimistic(epoch);
         }
         self.set_state(now, at, State::Suspect);
         self.withhold(now, at);

@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use crate::{Gate, Proof, Release, Role};
+use mitregate_esp::ids::EpochId;
+
+use crate::{Gate, GateEvent, Proof, Release, Role};
 
 impl Gate {
     /// An epoch whose pings all went unanswered carries data nevertheless when who is asked is the likelier
@@ -35,6 +37,13 @@ impl Gate {
         self.peer_mute |= !by_icmp;
         self.prove(now, at, Proof::Released(release));
         true
+    }
+
+    /// Says once that data flows on this epoch, or one that is like it, and nothing proves its path.
+    pub(crate) fn warn_optimistic(&mut self, epoch: EpochId) {
+        if !core::mem::replace(&mut self.warned_optimistic, true) {
+            self.event(GateEvent::Optimistic { epoch });
+        }
     }
 
     /// Whether silence on this epoch says nothing: who is asked has not answered yet, or no more. It goes on

@@ -428,3 +428,20 @@ fn a_clock_that_jumps_makes_no_storm() {
     alone.answer();
     assert!(alone.gate.active().is_some());
 }
+
+#[test]
+fn a_new_ike_session_that_brings_no_epoch_is_asked_for_again() {
+    let mut alone = Alone::client();
+    alone.install(None);
+    alone.answer();
+    alone.ike = false;
+    alone.run(s(1200));
+    // A rekey, and a session beside it, whose CHILD_SA the peer refuses.
+    assert_eq!(alone.asked, 2);
+    for more in 1..4 {
+        alone.input(Input::SessionFailed);
+        alone.run(s(1200 + more * 200));
+    }
+    assert!((4..=12).contains(&alone.asked), "{}", alone.asked);
+    assert!(alone.gate.active().is_some());
+}

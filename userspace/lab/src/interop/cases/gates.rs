@@ -12,16 +12,13 @@ use super::{
     },
     Case,
 };
-use crate::{
-    interrupt, sh,
-    topology::{CLIENT_INNER, Host, SERVER},
-};
+use crate::interrupt;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        Case::new("gate-icmp", |_| {}, icmp).core(),
+        Case::new("icmp-gate", |_| {}, icmp).core(),
         Case::new(
-            "gate-icmp-silent",
+            "icmp-gate-silent",
             |setup| {
                 // Within the selectors, and nobody.
                 let nobody = match setup.role {
@@ -35,13 +32,13 @@ pub(super) fn cases() -> Vec<Case> {
             silent,
         ),
         Case::new(
-            "gate-releases",
+            "released-one-way",
             |setup| setup.mitregate.connection += "gate = \"echo\"\n",
             releases,
         )
         .core(),
         Case::new(
-            "gate-off",
+            "no-gate",
             |setup| setup.mitregate.connection += "gate = \"off\"\n",
             off,
         ),
@@ -108,27 +105,18 @@ fn wait_status(run: &mut Run, wanted: &str) -> Result<()> {
 
 fn icmp(run: &mut Run) -> Result<String> {
     run.up()?;
+    // A gateway waits for its client's first packet, which binds a NAT.
+    run.exchange()?;
     wait_status(run, "proven")?;
     expect(&run.epoch(CHILD)?, "proof", "icmp")?;
     for _ in 0..2 {
-        // Somebody's own pings are none of the gate's business.
-        let client = run.lab.host(Host::Client);
-        let ping = [
-            "-c",
-            "5",
-            "-i",
-            "0.05",
-            "-W",
-            "2",
-            "-I",
-            CLIENT_INNER,
-            SERVER,
-        ];
-        let said = sh::output(client.command("ping").args(ping))?;
-        ensure!(said.contains(" 0% packet loss"), "{said}");
         every_way(run)?;
         wait_status(run, "proven")?;
     }
+    ensure!(
+        !run.log().contains("unproven path"),
+        "a warning without need"
+    );
     let list = run.list()?;
     let gate = &list["tunnels"][0]["gate"];
     let sessions = gate["new_sessions"].as_u64();
