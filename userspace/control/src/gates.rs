@@ -358,6 +358,10 @@ impl Control {
                 let why = self.why_unproven(at, epoch);
                 warn!(tunnel, %epoch, "{why}: data flows on an unproven path");
             }
+            GateEvent::Recovered { kind, outage } => {
+                info!(tunnel, %kind, outage_ms = ms(outage, Duration::ZERO), "the path is proven again");
+            }
+            GateEvent::Acted(action) => debug!(tunnel, "{action}"),
             GateEvent::PingAnswered { .. }
             | GateEvent::PingLost { .. }
             | GateEvent::EchoRefused { .. } => {}
