@@ -12,6 +12,7 @@ mod ebpf;
 mod fuzz;
 mod interop;
 mod lab;
+mod model;
 mod netdev;
 mod setup;
 mod sh;
@@ -59,6 +60,8 @@ enum Task {
     Test(test::Options),
     /// Hosts, links and NATs in one thread, under virtual time: scenarios by seeds
     Sim(sim::Pass),
+    /// The gate, a NAT and a bad channel explored to the last state: what holds, and why
+    Model(model::Pass),
     /// Speed: engine | classifier | e2e (the demo's TCP beside the same path untunnelled) | ike | recovery
     Bench(bench::Options),
     /// strongSwan as the peer, in namespaces: the matrix of cases, data counted in each
@@ -90,6 +93,7 @@ fn run(task: Task) -> Result<()> {
         Task::Stats(stats) => xdp::stats(&stats),
         Task::Test(options) => test::run(&options),
         Task::Sim(pass) => sim::run(&pass),
+        Task::Model(pass) => model::run(&pass),
         Task::Bench(options) => bench::run(&options),
         Task::Interop(options) => interop::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),

@@ -464,7 +464,9 @@ impl Gate {
         if self.config.role == Role::Client {
             self.rehabilitate(now, rng);
         }
-        if by_peer && self.config.role == Role::Client && self.unproven() == 0 {
+        // One whose pings are exhausted is nothing to wait for.
+        let hope = |e: &Epoch| e.is_unproven() && (e.probe.running() || !e.can_be_asked());
+        if by_peer && self.config.role == Role::Client && !self.epochs.iter().any(hope) {
             let (step, reason) = (Step::NewSession, Reason::Deleted);
             self.escalation
                 .request(now, step, reason, &self.config, rng);
