@@ -16,6 +16,7 @@ fn installed(n: u32) -> Installed {
         spi_out: spi(1),
         peer_echo: true,
         icmp: None,
+        keyed_by_spi: false,
         initiated: true,
         replaces: None,
         redundant: false,

@@ -157,9 +157,11 @@ impl Ranks {
             role,
             active,
             epochs,
+            withheld,
             escalation,
         } = host.gate.snapshot(now);
         (role, active.map(|e| self.epoch(e)), epochs.len()).hash(h);
+        withheld.hash(h);
         (
             escalation.step(),
             escalation.replaces().map(|e| self.epoch(e)),

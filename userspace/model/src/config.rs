@@ -67,6 +67,7 @@ impl Config {
             first_tries: self.tries,
             // What never answers is the channel.
             mute_after: 0,
+            hold_lost: UNIT * 3,
             suspect_tries: 1,
             backoff: 1.0,
             jitter: 0.0,

@@ -107,7 +107,7 @@ impl Graph {
             complete: true,
         };
         let mut doubles: Vec<(Id, Box<World>)> = Vec::new();
-        let mut frontier: Vec<Box<World>> = vec![Box::new(first)];
+        let mut frontier = vec![first];
         'levels: while !frontier.is_empty() {
             let mut next = Vec::new();
             let mut frontier_left = frontier.into_iter();
@@ -148,7 +148,7 @@ impl Graph {
         &mut self,
         from: Id,
         step: Found,
-        next: &mut Vec<Box<World>>,
+        next: &mut Vec<World>,
         doubles: &mut Vec<(Id, Box<World>)>,
     ) -> Result<(), String> {
         let id = Id::try_from(self.ways.len()).map_err(|_| "too many states")?;
@@ -162,7 +162,7 @@ impl Graph {
             } else {
                 self.seen.insert(step.fingerprint, id);
                 self.ways.push(Some((from, step.action)));
-                next.push(world);
+                next.push(*world);
             }
         }
         for (bit, _) in broken::ALL {
@@ -265,7 +265,7 @@ pub fn follow<'a>(
     })
 }
 
-fn expand(config: &Config, batch: &[Box<World>], seen: &Seen, jobs: usize) -> Vec<Vec<Found>> {
+fn expand(config: &Config, batch: &[World], seen: &Seen, jobs: usize) -> Vec<Vec<Found>> {
     let one = |world: &World| -> Vec<Found> {
         follow(config, world)
             .map(|(fingerprint, action, taken)| {
@@ -284,7 +284,7 @@ fn expand(config: &Config, batch: &[Box<World>], seen: &Seen, jobs: usize) -> Ve
     std::thread::scope(|scope| {
         let threads: Vec<_> = batch
             .chunks(share)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(|w| one(w)).collect::<Vec<_>>()))
+            .map(|chunk| scope.spawn(move || chunk.iter().map(one).collect::<Vec<_>>()))
             .collect();
         let joined = threads.into_iter().map(|thread| match thread.join() {
             Ok(found) => found,

@@ -260,6 +260,14 @@ impl World {
         }
     }
 
+    /// A client's gate is waiting for something, be it only the time for its next ping.
+    fn busy(&self, tunnel: u8) -> bool {
+        let snapshot = self.host(tunnel, Side::Client).gate.snapshot(self.now);
+        let mut epochs = snapshot.epochs.iter();
+        let waits = epochs.any(|e| e.run.is_some() || e.look_in.is_some());
+        waits || snapshot.escalation.due_in.is_some()
+    }
+
     /// Everything that may come next. A few of these come to nothing: see [`World::take`].
     #[must_use]
     pub fn actions(&self, config: &Config) -> Vec<Action> {
@@ -302,7 +310,7 @@ impl World {
                     actions.push(Action::App(t, side));
                 }
             }
-            let busy = self.host(t, Side::Client).gate.poll_timeout().is_some();
+            let busy = self.busy(t);
             if quiet && (!busy || faulty) {
                 if room && config.rule != Rule::Off {
                     actions.push(Action::Look(t));
@@ -425,13 +433,7 @@ impl Turn<'_> {
             Action::Tick => self.tick()?,
             Action::App(t, side) => self.app(t, side),
             Action::Look(t) => {
-                if self
-                    .world
-                    .host(t, Side::Client)
-                    .gate
-                    .poll_timeout()
-                    .is_some()
-                {
+                if self.world.busy(t) {
                     self.fault();
                 }
                 let before = self.world.flight.len();
@@ -445,13 +447,7 @@ impl Turn<'_> {
             Action::RekeyDue(t) => {
                 let epoch = self.world.host(t, Side::Client).gate.active()?;
                 let before = self.world.tunnels[usize::from(t)].exchanges.len();
-                if self
-                    .world
-                    .host(t, Side::Client)
-                    .gate
-                    .poll_timeout()
-                    .is_some()
-                {
+                if self.world.busy(t) {
                     self.fault();
                 }
                 self.labels &= !label::CALM;
@@ -765,6 +761,7 @@ impl Turn<'_> {
             peer_echo: self.config.rule != Rule::Off,
             initiated: side == Side::Client,
             icmp: None,
+            keyed_by_spi: self.config.rule != Rule::Off,
             replaces: replaces.filter(|old| host.record(*old).is_some()),
             redundant: false,
         };
@@ -828,6 +825,12 @@ impl Turn<'_> {
                             &format!("{on} carries data: {}", proven.proof()),
                         )
                     });
+                }
+                Output::Hold { epoch } => {
+                    if host.data_on == Some(epoch) {
+                        host.data_on = None;
+                    }
+                    self.note(|| Note::mark(Lane::of(t, side), "data waits: lost"));
                 }
                 Output::Retire { epoch } => host.retire(epoch),
                 Output::Delete { epoch } => self.delete(t, side, epoch),
