@@ -168,6 +168,7 @@ impl Ranks {
         )
             .hash(h);
         (escalation.due_in, escalation.requests, escalation.unproven).hash(h);
+        (escalation.unanswered, escalation.forgotten).hash(h);
         for mut epoch in epochs {
             let (id, replaces) = (epoch.id, epoch.replaces.map(|e| self.epoch(e)));
             let mut answerable: Vec<u8> = epoch
