@@ -56,13 +56,14 @@ impl Gate {
     }
 
     /// Whether a peer that announced ESP Echo most likely has none. A gated one sends data only once its own
-    /// ping was answered; so data of one that never answers says that it is not gated. Else many epochs
-    /// have to be silent, each of them agreed on by IKE.
+    /// ping was answered; so data of one that never answers, nor ever asked, says that it is not gated.
+    /// Else many epochs have to be silent, each of them agreed on by IKE.
     fn peer_is_mute(&self, at: usize) -> bool {
         if self.peer_answers || self.config.role == Role::Server {
             return false;
         }
         let most = self.config.mute_after;
-        self.epochs[at].peer_data || most != 0 && self.escalation.unproven() + 1 >= most
+        let epoch = &self.epochs[at];
+        epoch.peer_data && epoch.peer_pinged.is_none() || most != 0 && self.escalation.unproven() + 1 >= most
     }
 }
