@@ -16,6 +16,7 @@ pub mod referee;
 pub mod runner;
 pub mod scenario;
 pub mod setup;
+pub mod sweep;
 pub mod trace;
 pub mod watch;
 pub mod world;

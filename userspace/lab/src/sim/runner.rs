@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::scenario::cases::Pair;
 use super::scenario::{self, Run, Scenario};
+use super::sweep;
 
 /// Of failed seeds so many are told of, each scenario.
 const TOLD: usize = 5;
@@ -56,6 +57,8 @@ pub struct Options {
     /// Print what outages are held to, as in docs/recovery-bounds.md
     #[arg(long)]
     bounds: bool,
+    #[command(flatten)]
+    sweep: sweep::Sweep,
     /// List the scenarios
     #[arg(long)]
     list: bool,
@@ -236,6 +239,15 @@ pub fn run(options: &Options) -> Result<bool> {
     // A panic is told with its seed.
     std::panic::set_hook(Box::new(|_| {}));
     let jobs = options.jobs.unwrap_or_else(cores).max(1);
+    if options.sweep.sweep {
+        let pairs = trials.into_iter().filter_map(|trial| match trial {
+            Trial::Pair(pair) => pair.gated.then_some(pair),
+            Trial::Scenario(_) => None,
+        });
+        let seeds = options.seeds.unwrap_or(sweep::SEEDS);
+        let pairs = pairs.collect();
+        return sweep::run(&options.sweep, pairs, seeds, jobs, options.json.as_ref());
+    }
     let mut summaries = Vec::new();
     println!(
         "{:<20} {:<17} {:<4} {:>6} {:>6} {:>9} {:>9} {:>9} {:>12} {:>10} {:>9}",

@@ -37,6 +37,8 @@ pub struct Plan {
     pub encap: EncapMode,
     /// The clients' gate and the gateway's.
     pub gate: [GateMode; 2],
+    /// All else of the gate, the clients' and the gateway's; `None`: the defaults.
+    pub times: Option<[GateConfig; 2]>,
     /// The clients' secret and the gateway's.
     pub psks: [&'static str; 2],
     /// Of the gateway, where it is not the same.
@@ -85,6 +87,7 @@ impl Default for Plan {
             seed: 1,
             encap: EncapMode::Auto,
             gate: [GateMode::Auto; 2],
+            times: None,
             gateway_encap: None,
             probe_behind_nat: false,
             psks: ["secret", "secret"],
@@ -239,7 +242,10 @@ impl Plan {
             resumption: self.resumption,
             gate: GateConfig {
                 mode: self.gate[side],
-                ..GateConfig::new(if self.both_start { Role::Client } else { role })
+                ..match &self.times {
+                    Some(times) => times[side].clone(),
+                    None => GateConfig::new(if self.both_start { Role::Client } else { role }),
+                }
             },
             auto_role: self.both_start,
             children: self.children(client, role),

@@ -1,6 +1,7 @@
 //! The scenarios: what is set up, what goes wrong, drawn from the seed, and what must come of it.
 
 mod basic;
+pub mod calm;
 pub mod cases;
 mod crowd;
 mod encap;

@@ -9,7 +9,7 @@ mod table;
 
 use std::time::Duration;
 
-use mitregate_control::{EncapMode, GateMode};
+use mitregate_control::{EncapMode, GateConfig, GateMode};
 
 use super::{Outage, Run, Stage, perform};
 use crate::case::Case;
@@ -73,6 +73,15 @@ const CLIENT_LATENCY: u64 = 5;
 const PERIODS: [u64; 4] = [1000, 500, 200, 100];
 /// Without the gate a run is watched for so long.
 const WATCHED: Duration = Duration::from_secs(120);
+
+/// What [`Pair::measure`] finds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Measured {
+    /// How long traffic was away; `None`: it was not back when nobody looked any more.
+    pub length: Option<Duration>,
+    /// That a client sent in the whole run.
+    pub pings: f64,
+}
 
 impl Pair {
     /// All rows, those without the gate last.
@@ -163,15 +172,27 @@ impl Pair {
         }
     }
 
+    /// The same draws with other times of the gate, the clients' and the gateway's; nothing is judged. Looks at
+    /// most for so long.
+    #[must_use]
+    pub fn measure(&self, seed: u64, times: &[GateConfig; 2], longest: Duration) -> Measured {
+        let mut measured = Measured::default();
+        let salt = format!("{} {}", self.case, self.nat_name());
+        perform(&salt, seed, false, |stage| {
+            let setting = Setting::draw(*self, stage);
+            let (site, from) = setting.begin(stage, Some(times))?;
+            measured.length = outage::measure(stage, &setting, &site, from, longest)?;
+            let sent = |client: &usize| stage.world.tunnel(*client).gate.pings_sent;
+            let pings: u64 = site.clients.iter().map(sent).sum();
+            measured.pings = pings as f64 / site.clients.len() as f64;
+            Ok(())
+        });
+        measured
+    }
+
     fn act(&self, stage: &mut Stage) -> Result<(), Violation> {
         let setting = Setting::draw(*self, stage);
-        stage.world.announced.extend([
-            "reason=peer does not answer",
-            "expired before it was replaced",
-            "data flows on an unproven path",
-        ]);
-        let site = setting.build(stage);
-        let from = fault::strike(stage, &setting, &site)?;
+        let (site, from) = setting.begin(stage, None)?;
         let bound = self.gated.then(|| Bound::of(&setting));
         let longest = bound.as_ref().map_or(WATCHED, |b| b.total() + WATCHED);
         let length = outage::measure(stage, &setting, &site, from, longest)?;
@@ -258,8 +279,24 @@ impl Setting {
         plain && self.pair.nat.is_some_and(nat::never_settles)
     }
 
+    /// Until what the case is about has happened, and when that was.
+    fn begin(
+        &self,
+        stage: &mut Stage,
+        times: Option<&[GateConfig; 2]>,
+    ) -> Result<(Site, Duration), Violation> {
+        stage.world.announced.extend([
+            "reason=peer does not answer",
+            "expired before it was replaced",
+            "data flows on an unproven path",
+        ]);
+        let site = self.build(stage, times);
+        let from = fault::strike(stage, self, &site)?;
+        Ok((site, from))
+    }
+
     /// The hosts, not started, and flows that rest.
-    fn build(&self, stage: &mut Stage) -> Site {
+    fn build(&self, stage: &mut Stage, times: Option<&[GateConfig; 2]>) -> Site {
         let plan = Plan {
             seed: stage.seed,
             encap: self.encap,
@@ -267,6 +304,7 @@ impl Setting {
                 true => [GateMode::Auto; 2],
                 false => [GateMode::Off; 2],
             },
+            times: times.cloned(),
             ..Plan::default()
         };
         let gateway = Link {
