@@ -117,6 +117,7 @@ impl Control {
                 local_ts: child.local_ts,
                 remote_ts: child.remote_ts,
                 icmp,
+                asked: Duration::ZERO,
                 counters,
                 rekey_at: rekeys.then(|| now + soft.time),
                 expires_at: now + lifetime.life_time,
@@ -178,6 +179,9 @@ impl Control {
             match output {
                 GateOutput::SendEcho { epoch, payload } => {
                     let next_header = echo::NEXT_HEADER;
+                    if let Some(e) = self.tunnels[at].epochs.get_mut(&epoch) {
+                        e.asked = now;
+                    }
                     self.outputs.push_back(Output::SendInner {
                         tunnel,
                         epoch,
