@@ -190,6 +190,7 @@ impl Control {
                         pad_to: 0,
                         payload,
                     });
+                    self.keeps_mapping(now, at, epoch);
                 }
                 GateOutput::SendIcmp {
                     epoch,
