@@ -6,12 +6,11 @@ use std::collections::VecDeque;
 
 use mitregate_esp::ids::EpochId;
 use mitregate_wire::echo::{Echo, Kind};
-use mitregate_wire::esp::Spi;
 use rand_core::Rng;
 
 use crate::{
-    Action, EchoRefusal, EpochView, GateConfig, GateCounters, GateEvent, Input, Installed,
-    LastAction, Output, PingCause, Proof, Proven, Reason, Recovery, Release, Role, State,
+    Action, EpochView, GateConfig, GateCounters, GateEvent, Input, Installed, LastAction, Output,
+    PingCause, Proof, Proven, Reason, Recovery, Release, Role, State,
     epoch::Epoch,
     escalation::{Escalation, Step},
     liveness::Liveness,
@@ -38,7 +37,7 @@ pub struct Gate {
     pub(crate) escalation: Escalation,
     pub(crate) liveness: Option<Liveness>,
     pub(crate) users: Vec<UserRun>,
-    bucket: Bucket,
+    pub(crate) bucket: Bucket,
     pub(crate) warned_optimistic: bool,
     /// The target of ICMP that has answered last.
     pub(crate) answering: Option<IpAddr>,
@@ -340,35 +339,6 @@ impl Gate {
         if self.epochs[at].peer_echo && !self.epochs[at].probe.running() {
             self.begin_probe(now, at, self.tries(), PingCause::ClientPinged, rng);
         }
-    }
-
-    fn answer(&mut self, now: Duration, at: usize, request: &Echo<'_>, return_spi: Option<Spi>) {
-        let Some(response) = request.response() else {
-            return;
-        };
-        let on = match return_spi {
-            None => Some(at),
-            // Only to the same peer, and not on an epoch that the peer has not opened yet.
-            Some(spi) => self
-                .epochs
-                .iter()
-                .position(|e| e.spi_out == spi && e.heard.is_some()),
-        };
-        let refusal = match on {
-            None => EchoRefusal::ForeignReturnSpi,
-            Some(_) if !self.bucket.take(now, &self.config.echo) => EchoRefusal::RateLimited,
-            Some(on) => {
-                self.epochs[at].peer_pinged = Some(now);
-                self.counters.echoes_answered += 1;
-                self.send(on, &response);
-                return;
-            }
-        };
-        self.counters.echoes_refused += 1;
-        self.event(GateEvent::EchoRefused {
-            epoch: self.epochs[at].id,
-            refusal,
-        });
     }
 
     fn answered(&mut self, now: Duration, at: usize, response: &Echo<'_>) {
@@ -732,7 +702,7 @@ impl Gate {
         }
     }
 
-    fn send(&mut self, at: usize, echo: &Echo<'_>) {
+    pub(crate) fn send(&mut self, at: usize, echo: &Echo<'_>) {
         let epoch = self.epochs[at].id;
         let mut payload = vec![0; echo.emitted_len()];
         if echo.emit(&mut payload).is_ok() {

@@ -64,6 +64,7 @@ impl Gate {
         }
         let most = self.config.mute_after;
         let epoch = &self.epochs[at];
-        epoch.peer_data && epoch.peer_pinged.is_none() || most != 0 && self.escalation.unproven() + 1 >= most
+        epoch.peer_data && epoch.peer_pinged.is_none()
+            || most != 0 && self.escalation.unproven() + 1 >= most
     }
 }

@@ -2,7 +2,10 @@
 
 use core::time::Duration;
 
-use crate::EchoLimit;
+use mitregate_wire::echo::Echo;
+use mitregate_wire::esp::Spi;
+
+use crate::{EchoLimit, EchoRefusal, Gate, GateEvent};
 
 /// A token bucket in millionths of an answer, so that it is exact and cannot drift.
 #[derive(Debug, Clone)]
@@ -37,6 +40,44 @@ impl Bucket {
             }
             None => false,
         }
+    }
+}
+
+impl Gate {
+    /// Answers a ping of the peer's, within the limits.
+    pub(crate) fn answer(
+        &mut self,
+        now: Duration,
+        at: usize,
+        request: &Echo<'_>,
+        return_spi: Option<Spi>,
+    ) {
+        let Some(response) = request.response() else {
+            return;
+        };
+        let on = match return_spi {
+            None => Some(at),
+            // Only to the same peer, and not on an epoch that the peer has not opened yet.
+            Some(spi) => self
+                .epochs
+                .iter()
+                .position(|e| e.spi_out == spi && e.heard.is_some()),
+        };
+        let refusal = match on {
+            None => EchoRefusal::ForeignReturnSpi,
+            Some(_) if !self.bucket.take(now, &self.config.echo) => EchoRefusal::RateLimited,
+            Some(on) => {
+                self.epochs[at].peer_pinged = Some(now);
+                self.counters.echoes_answered += 1;
+                self.send(on, &response);
+                return;
+            }
+        };
+        self.counters.echoes_refused += 1;
+        self.event(GateEvent::EchoRefused {
+            epoch: self.epochs[at].id,
+            refusal,
+        });
     }
 }
 
