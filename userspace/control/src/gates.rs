@@ -190,7 +190,6 @@ impl Control {
                         pad_to: 0,
                         payload,
                     });
-                    self.keeps_mapping(now, at, epoch);
                 }
                 GateOutput::SendIcmp {
                     epoch,

@@ -393,15 +393,6 @@ impl Control {
             .unwrap_or_default()
     }
 
-    /// A ping that leaves from IKE's ports keeps their mapping, too; the workers count data alone.
-    pub(crate) fn keeps_mapping(&mut self, now: Duration, at: usize, epoch: EpochId) {
-        let epoch = self.tunnels[at].epochs.get(&epoch);
-        let in_udp = epoch.filter(|e| e.outer.encap == Encap::Udp);
-        if let Some(id) = in_udp.and_then(|e| e.session) {
-            self.restart_keepalive(now, id);
-        }
-    }
-
     /// A keepalive is due that long after the last packet, if we are behind a NAT.
     pub(crate) fn restart_keepalive(&mut self, now: Duration, id: SessionId) {
         let due = self.keepalive_of(id).map(|(_, every)| now + every);
