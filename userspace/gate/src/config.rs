@@ -171,8 +171,9 @@ impl GateConfig {
             first_tries: 5,
             mute_after: 12,
             suspect_tries: 3,
-            // A squelch of half a minute, the longest wait for the ping after it, and some more.
-            hold_lost: Duration::from_secs(60),
+            // A NAT that has bound the old SPI to somebody else lets a fresh one in when what is pending for the
+            // old one has expired: two minutes after its last packet.
+            hold_lost: Duration::from_secs(150),
             backoff: 1.5,
             jitter: 0.2,
             rekey_patience: Duration::from_secs(1),

@@ -41,7 +41,7 @@ pub struct Gate {
     pub(crate) warned_optimistic: bool,
     /// The target of ICMP that has answered last.
     pub(crate) answering: Option<IpAddr>,
-    /// The peer has answered an ESP Echo.
+    /// The peer has sent an ESP Echo: an answer or a ping.
     pub(crate) peer_answers: bool,
     /// See [`Gate::release_silent`].
     pub(crate) peer_mute: bool,
@@ -320,6 +320,9 @@ impl Gate {
         if let Some(live) = &mut self.liveness {
             live.heard(now);
         }
+        // Whoever speaks ESP Echo is not mute, whatever was lost so far.
+        self.peer_answers = true;
+        self.peer_mute = false;
         self.heard(now, at);
         match echo.kind {
             Kind::Request { return_spi } => {
@@ -363,11 +366,7 @@ impl Gate {
         epoch.probe.stop();
         let proof = match epoch.icmp {
             Some(_) => Proof::Icmp(rtt),
-            None => {
-                self.peer_answers = true;
-                self.peer_mute = false;
-                Proof::Ping(rtt)
-            }
+            None => Proof::Ping(rtt),
         };
         if self.active == Some(epoch.id) {
             epoch.proof = Some(proof);
