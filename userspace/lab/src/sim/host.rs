@@ -13,14 +13,14 @@ use mitregate_dataplane::{
     InnerLink, Limits, Memory, OuterAddrs, OuterHeader, PortSet, Refusal, Returned, Selectors,
     Tunnel, UdpPorts, Worker, WorkerConfig, WorkerHandle, unattended,
 };
-use mitregate_wire::frame::{parse_esp, parse_udp};
+use mitregate_wire::frame::{parse_esp, parse_icmp_error, parse_udp};
 use mitregate_wire::{MacAddr, eth, icmp};
 use mitregate_xsk::{FramePool, MemoryPeer, MemoryPort, RingSizes, Umem, UmemConfig};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::certificates::UNIX_TIME;
-use super::packet::{self, Inner, ethernet, udp_frame};
+use super::packet::{self, Inner, ethernet, too_big, udp_frame};
 use super::world::START;
 use crate::nat::Packet;
 
@@ -75,6 +75,13 @@ pub enum Deed {
     Received(Inner),
     /// It handed the answer to a ping to its kernel: identifier and sequence number.
     Pong(u16, u16),
+    /// Its worker told its kernel that a packet of this flow was too big.
+    TooBig {
+        /// Which flow.
+        flow: usize,
+        /// What fits, bytes.
+        mtu: usize,
+    },
     /// What must not be.
     Fault(String),
     /// It changed its tables: a good moment to count.
@@ -222,7 +229,10 @@ impl Host {
                         return pings.extend(pong(ends, &echo));
                     }
                     (None, Some((_, echo))) => Deed::Pong(echo.id, echo.seq),
-                    (None, None) => Deed::Fault("a packet that nobody sent came out".to_owned()),
+                    (None, None) => match too_big(frame) {
+                        Some((flow, mtu)) => Deed::TooBig { flow, mtu },
+                        None => Deed::Fault("a packet that nobody sent came out".to_owned()),
+                    },
                 });
             }) > 0;
             if self.answers_pings {
@@ -367,6 +377,8 @@ impl Host {
                             payload: datagram.payload,
                         },
                     );
+                } else if let Ok(error) = parse_icmp_error(frame) {
+                    control.handle_icmp(now, &error);
                 }
                 return;
             }

@@ -23,6 +23,10 @@ pub struct Link {
     pub reorder_by: Duration,
     /// Longest IP packet, bytes.
     pub mtu: usize,
+    /// The same upwards and downwards, where that is less.
+    pub narrow: [Option<usize>; 2],
+    /// Whoever sends a longer one that must not be cut up is told, as far as boxes let that pass.
+    pub icmp: bool,
     /// A longer one is cut up, each fragment at its own risk, or dropped without a word. No host here
     /// puts fragments together: the data plane sees none of them, so each counts as lost.
     pub fragment: bool,
@@ -46,6 +50,8 @@ impl Default for Link {
             reorder: 0,
             reorder_by: Duration::ZERO,
             mtu: 1500,
+            narrow: [None; 2],
+            icmp: false,
             fragment: false,
             cut_up: false,
             cut_down: false,
@@ -80,12 +86,19 @@ impl Link {
         (self.cut_up, self.cut_down) = (false, false);
     }
 
+    /// Longest IP packet that it takes this way.
+    #[must_use]
+    pub fn limit(&self, up: bool) -> usize {
+        let narrow = self.narrow[usize::from(!up)];
+        narrow.map_or(self.mtu, |narrow| narrow.min(self.mtu))
+    }
+
     /// Sends a packet of `len` bytes over it.
     pub fn cross(&mut self, now: Duration, up: bool, len: usize, rng: &mut dyn Rng) -> Crossing {
         if if up { self.cut_up } else { self.cut_down } {
             return Crossing::Lost("cut");
         }
-        if len > self.mtu {
+        if len > self.limit(up) {
             return Crossing::Lost(if self.fragment {
                 "fragmented"
             } else {

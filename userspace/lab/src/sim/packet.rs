@@ -7,7 +7,7 @@ use mitregate_wire::frame::{UdpFrame, emit_udp};
 use mitregate_wire::ike::{NON_ESP_MARKER, PORT_NAT_T};
 use mitregate_wire::ip::{TrafficClass, protocol};
 use mitregate_wire::udp::{self, KEEPALIVE};
-use mitregate_wire::{MacAddr, ipv4};
+use mitregate_wire::{MacAddr, icmp, ipv4};
 
 use crate::nat::Packet;
 
@@ -149,6 +149,21 @@ impl Inner {
             sequence: u64::from_be_bytes(*sequence),
         })
     }
+}
+
+/// Reads a frame with a worker's word that an inner packet was too big: of which flow, and what fits.
+#[must_use]
+pub fn too_big(frame: &[u8]) -> Option<(usize, usize)> {
+    let ip = ipv4::Packet::new_checked(frame.get(eth::HEADER_LEN..)?).ok()?;
+    let message = icmp::Message::new_checked(icmp::Family::V4, ip.payload()).ok()?;
+    let mtu = message.next_hop_mtu()?;
+    let told = ip.protocol() == protocol::ICMP && ip.checksum_ok();
+    let whole = message.checksum_ok(ip.src().into(), ip.dst().into());
+    let data = message.quoted()?.get(INNER_DATA..)?;
+    let (marker, rest) = data.split_first_chunk::<16>()?;
+    let flow = u32::from_be_bytes(*rest.first_chunk::<4>()?);
+    let mtu = usize::try_from(mtu).ok()?;
+    (told && whole && *marker == MARKER).then_some((usize::try_from(flow).ok()?, mtu))
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mitregate_control::{Command, ListView, Ticket, TunnelView};
-use mitregate_wire::icmp;
+use mitregate_wire::icmp::{self, Problem};
 use mitregate_wire::ike::{ExchangeType, Header, IkeSpi};
+use mitregate_wire::ipv4;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tracing::Level;
@@ -139,6 +140,9 @@ pub struct World {
     /// Hosts whose first outputs were not taken yet.
     fresh: Vec<usize>,
 }
+
+/// Who complains of packets that are too big.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
 /// When every run begins.
 pub const START: Duration = Duration::from_secs(1000);
@@ -518,6 +522,11 @@ impl World {
                 }
                 Deed::Sent(packet) => self.sent(at, packet),
                 Deed::Received(inner) => self.received(at, &inner),
+                Deed::TooBig { flow, mtu } => {
+                    if let Some(flow) = self.flows.get_mut(flow) {
+                        flow.len = flow.len.min(mtu);
+                    }
+                }
                 Deed::Pong(id, seq) => self.pongs.push((at, id, seq)),
                 Deed::Fault(fault) => self.judge(at, Err(fault)),
                 Deed::Changed => changed = true,
@@ -628,6 +637,13 @@ impl World {
             let (id, how) = (packet.id, "no protocol 50");
             return self.note(|| Entry::Lost { id, how });
         }
+        let (limit, parent) = (attachment.link.limit(up), attachment.parent);
+        if attachment.link.icmp && packet.bytes().len() > limit {
+            self.tell_too_big(place, up, parent, limit, &packet);
+        }
+        let Some(attachment) = self.attached.get_mut(&place) else {
+            return;
+        };
         match attachment
             .link
             .cross(now, up, packet.bytes().len(), &mut self.rng)
@@ -647,6 +663,37 @@ impl World {
                 let id = packet.id;
                 self.note(|| Entry::Lost { id, how });
             }
+        }
+    }
+
+    /// A router answers a packet that its next hop does not take (RFC 1191 §4).
+    fn tell_too_big(
+        &mut self,
+        place: Place,
+        up: bool,
+        parent: Option<usize>,
+        mtu: usize,
+        packet: &Packet,
+    ) {
+        let whole = ipv4::Packet::new_checked(packet.bytes());
+        if !whole.is_ok_and(|packet| packet.dont_fragment()) {
+            return;
+        }
+        let mtu = u32::try_from(mtu).unwrap_or(u32::MAX);
+        let mut out = vec![0; 576];
+        let problem = Problem::TooBig { mtu };
+        let written = icmp::emit_error(ROUTER.into(), problem, packet.bytes(), &mut out);
+        let Ok(Some(len)) = written else { return };
+        out.truncate(len);
+        let id = self.next_id;
+        self.next_id += 1;
+        let Ok(error) = Packet::new(out, id) else {
+            return;
+        };
+        if up {
+            self.post(self.now, Step::Down(place), error);
+        } else {
+            self.down(parent, error);
         }
     }
 

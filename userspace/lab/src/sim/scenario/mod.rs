@@ -10,6 +10,7 @@ mod gates;
 mod given;
 mod long;
 mod mobility;
+mod path_mtu;
 mod peers;
 mod quiet;
 mod rekey;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Scenario> {
         mobility::SCENARIOS,
         gates::SCENARIOS,
         encap::SCENARIOS,
+        path_mtu::SCENARIOS,
         given::SCENARIOS,
         peers::SCENARIOS,
         crowd::SCENARIOS,
