@@ -132,7 +132,7 @@ impl Control {
         let tunnel = &mut self.tunnels[at];
         let config = tunnel.gate.config();
         let asks = asks && config.mode.uses_echo();
-        let Some(config) = config.path_mtu.clone() else {
+        let Some(config) = config.path_mtu else {
             return;
         };
         let path = tunnel.path.get_or_insert_with(|| Path {

@@ -49,19 +49,29 @@ fn pattern(at: usize) -> u8 {
 /// A connection from the client's inside to the gateway's, and what one side sends over it.
 #[track_caller]
 fn transfer(lab: &Lab, download: bool) {
-    let listener = lab.gateway.ns.block_on(async || {
-        TcpListener::bind((INNER_GATEWAY, 0)).unwrap()
-    });
+    let listener = lab
+        .gateway
+        .ns
+        .block_on(async || TcpListener::bind((INNER_GATEWAY, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
         let (stream, from) = listener.accept().unwrap();
         assert_eq!(from.ip().to_string(), INNER_CLIENT);
-        if download { send(stream) } else { receive(stream) }
+        if download {
+            send(stream)
+        } else {
+            receive(stream)
+        }
     });
-    let stream = lab.client.ns.block_on(async move || {
-        TcpStream::connect((INNER_GATEWAY, port)).unwrap()
-    });
-    if download { receive(stream) } else { send(stream) }
+    let stream = lab
+        .client
+        .ns
+        .block_on(async move || TcpStream::connect((INNER_GATEWAY, port)).unwrap());
+    if download {
+        receive(stream)
+    } else {
+        send(stream)
+    }
     server.join().unwrap();
 }
 
@@ -76,7 +86,10 @@ fn receive(mut stream: TcpStream) {
     let mut data = Vec::new();
     stream.read_to_end(&mut data).unwrap();
     assert_eq!(data.len(), LENGTH);
-    let wrong = data.iter().enumerate().find(|(at, byte)| **byte != pattern(*at));
+    let wrong = data
+        .iter()
+        .enumerate()
+        .find(|(at, byte)| **byte != pattern(*at));
     assert_eq!(wrong, None);
 }
 
@@ -86,6 +99,13 @@ fn finds(end: &End, mtu: u16) {
         let path = &end.sas()["tunnels"][0]["path_mtu"];
         path["outer"] == mtu && path["state"] == "complete" && path["confirmed"] == true
     });
+}
+
+/// A veth leaves room for a VLAN tag, which a packet without one may use.
+#[track_caller]
+fn found(lab: &Lab, mtu: u16) {
+    finds(&lab.client, mtu);
+    finds(&lab.gateway, mtu + 4);
 }
 
 #[test]
@@ -100,9 +120,7 @@ fn transfers_complete_over_a_path_that_carries_less_than_the_link_and_then_less_
     // At once, while nothing is known yet.
     transfer(&lab, true);
     transfer(&lab, false);
-    for end in [&lab.client, &lab.gateway] {
-        finds(end, 1300);
-    }
+    found(&lab, 1300);
     let hints = |end: &End| end.sas()["tunnels"][0]["path_mtu"]["hints"].as_u64();
     assert!(hints(&lab.client) > Some(0), "{}", lab.client.log());
     assert_eq!(hints(&lab.gateway), Some(0));
@@ -117,8 +135,8 @@ fn transfers_complete_over_a_path_that_carries_less_than_the_link_and_then_less_
     narrow(&lab, 1000);
     transfer(&lab, true);
     transfer(&lab, false);
+    found(&lab, 1000);
     for end in [&lab.client, &lab.gateway] {
-        finds(end, 1000);
         assert_eq!(end.status(), "proven");
         end.log_is_clean();
     }

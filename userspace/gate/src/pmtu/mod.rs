@@ -26,7 +26,7 @@ pub use search::PathMtu;
 pub const STEP: u16 = 4;
 
 /// Times and bounds of the search, in RFC 8899's words where it has one (§5.1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathMtuConfig {
     /// MIN_PLPMTU: taken for granted. Every host takes so much (RFC 791 §3.2), bytes.
     pub min: u16,

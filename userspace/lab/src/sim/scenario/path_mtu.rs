@@ -69,8 +69,10 @@ fn narrow(
         })
     };
     let what = format!("aware that the path carries {limits:?}");
+    site.traffic(&mut stage.world, Some(500 * MS));
     stage.world.run_until(&what, patience, 100 * MS, known)?;
     // Whatever was too large was told so; from then on nothing is lost.
+    site.traffic(&mut stage.world, Some(100 * MS));
     stage.world.run(SECOND)?;
     let before = received(&stage.world, site);
     stage.world.run(2 * SECOND)?;
