@@ -37,7 +37,7 @@ fn limited(provider: Provider, mtu: u16) -> (Rig, Rig) {
 
 fn may_be_cut(data: &[u8]) -> Vec<u8> {
     packet_with(CLIENT_INSIDE, SERVER_INSIDE, data, |ip| {
-        ip.dont_fragment = false
+        ip.dont_fragment = false;
     })
 }
 
