@@ -268,6 +268,38 @@ fn plain_esp_behind_a_nat_stays_on_500_if_both_say_so() {
     }
 }
 
+/// UDP must be there to go to, so who changes the encapsulation by proof is on 4500 with no NAT and no MOBIKE.
+#[test]
+fn who_changes_the_encapsulation_by_proof_goes_to_4500() {
+    use EncapMode::{Auto, Esp};
+    for (client, server, by_proof) in [
+        (Auto, Auto, true),
+        (Auto, Esp, true),
+        // Plain ESP that both have agreed on stays, and IKE with it.
+        (Esp, Auto, false),
+    ] {
+        for pings in [true, false] {
+            let mut setup = Setup::new().encap(client, server);
+            setup.client.mobike.enabled = false;
+            setup.client.announce.esp_echo = pings;
+            let world = setup.connected(8);
+            let agreed = by_proof && pings;
+            for host in &world.hosts {
+                let established = &host.established[0];
+                assert_eq!(established.encap, Encap::Esp);
+                assert_eq!(established.peer_caps.encap_by_proof, agreed);
+                assert!(!established.peer_caps.probes_behind_nat);
+                let port = if agreed { 4500 } else { 500 };
+                assert_eq!(
+                    established.local.port(),
+                    port,
+                    "{client:?} {server:?} {pings}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_wrong_key_is_told_and_leaves_nothing() {
     let mut setup = Setup::new();
