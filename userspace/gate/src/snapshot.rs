@@ -12,8 +12,7 @@ use crate::{Gate, Proof, Role, State};
 /// snapshots answer equal inputs alike, but for the numbers of epochs and pings and for what they count
 /// and measure. Times are from now.
 ///
-/// It leaves out the times of idle pings, the rate limit for answers, inner ICMP, what is known of a peer
-/// that never answers, pings that a person asked for, and what only operators see.
+/// It leaves out the times of idle pings, the rate limit for answers, inner ICMP, pings that a person asked for, and what only operators see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     /// The side it works for.
@@ -24,6 +23,10 @@ pub struct Snapshot {
     pub epochs: Vec<EpochSnapshot>,
     /// Whether data waits although an epoch is active, and has waited for long enough in this outage.
     pub withheld: (Option<Duration>, bool),
+    /// The peer seems to know no ESP Echo although it announced it.
+    pub peer_mute: bool,
+    /// It has answered before.
+    pub peer_answers: bool,
     /// What was asked of IKE.
     pub escalation: EscalationSnapshot,
 }
@@ -49,6 +52,8 @@ pub struct EpochSnapshot {
     pub heard: bool,
     /// The peer sends data on it.
     pub peer_data: bool,
+    /// The peer has asked on it.
+    pub peer_pinged: bool,
     /// Its Delete was asked for.
     pub deleting: bool,
     /// The identifier of its pings.
@@ -149,6 +154,8 @@ impl Gate {
                 self.withheld.deadline().map(|t| t.saturating_sub(now)),
                 self.withheld == Withheld::Spent,
             ),
+            peer_mute: self.peer_mute,
+            peer_answers: self.peer_answers,
             escalation: self.escalation.snapshot(now, &self.config),
         }
     }
@@ -167,6 +174,7 @@ impl Gate {
             proof: epoch.proof.map(ProofKind::of),
             heard: epoch.heard.is_some(),
             peer_data: epoch.peer_data,
+            peer_pinged: epoch.peer_pinged.is_some(),
             deleting: epoch.deleting,
             ping_id: epoch.probe.id(),
             outstanding: epoch.probe.outstanding().collect(),

@@ -158,10 +158,12 @@ impl Ranks {
             active,
             epochs,
             withheld,
+            peer_mute,
+            peer_answers,
             escalation,
         } = host.gate.snapshot(now);
         (role, active.map(|e| self.epoch(e)), epochs.len()).hash(h);
-        withheld.hash(h);
+        (withheld, peer_mute, peer_answers).hash(h);
         (
             escalation.step(),
             escalation.replaces().map(|e| self.epoch(e)),

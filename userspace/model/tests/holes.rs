@@ -62,6 +62,16 @@ fn the_gate_holds_through_a_rekey_with_a_fault() {
     });
 }
 
+/// A client whose answers were lost took a server that had pinged it for one that knows no pings, once.
+#[test]
+fn the_gate_holds_through_a_crash_with_a_fault() {
+    holds(Config {
+        crashes: 1,
+        faults: 1,
+        ..Config::default()
+    });
+}
+
 /// F2 without a gate: each client gets the other's packets, and nothing ever mends it.
 #[test]
 fn without_the_gate_it_finds_the_black_hole() {
