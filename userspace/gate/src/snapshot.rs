@@ -12,7 +12,8 @@ use crate::{Gate, Proof, Role, State};
 /// snapshots answer equal inputs alike, but for the numbers of epochs and pings and for what they count
 /// and measure. Times are from now.
 ///
-/// It leaves out the times of idle pings, the rate limit for answers, inner ICMP, pings that a person asked for, and what only operators see.
+/// It leaves out the times of idle pings, the rate limit for answers, inner ICMP, pings that a person
+/// asked for, and what only operators see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     /// The side it works for.
