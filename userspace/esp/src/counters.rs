@@ -52,6 +52,6 @@ pub struct SaCounters {
     /// CLOCK_BOOTTIME of the last packet accepted, ESP Echo included, in nanoseconds
     /// since the worker's origin; 0: none.
     pub last_in_ns: Counter,
-    /// The same for the last data packet sent.
+    /// The same for the last packet sent to where its epoch's packets go.
     pub last_out_ns: Counter,
 }

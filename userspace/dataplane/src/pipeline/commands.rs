@@ -88,7 +88,7 @@ impl Pipeline {
                 Ok((_, epoch_slot)) => {
                     let via = via.as_ref().map(Template::new);
                     let how = (next_header, pad_to);
-                    self.send_inner(epoch_slot, how, via.as_ref(), &payload);
+                    self.send_inner(tick, epoch_slot, how, via.as_ref(), &payload);
                 }
                 Err(_) => self.fates.count(Fate::NoEpoch),
             },

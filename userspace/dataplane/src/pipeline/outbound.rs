@@ -404,6 +404,7 @@ impl Pipeline {
     /// [`Command::SendInner`]: crate::Command::SendInner
     pub(super) fn send_inner(
         &mut self,
+        tick: Tick,
         epoch_slot: u32,
         how: (u8, u16),
         via: Option<&Template>,
@@ -422,7 +423,12 @@ impl Pipeline {
         ) {
             (Some(epoch), Some(room)) => {
                 room.copy_from_slice(payload);
-                seal_control(epoch, chunk, inner, how, (via, self.ip_id))
+                let sealed = seal_control(epoch, chunk, inner, how, (via, self.ip_id));
+                // A ping keeps a NAT's mapping as data does, but not by another way.
+                if sealed.is_ok() && via.is_none() {
+                    epoch.counters.last_out_ns.set(tick.ns);
+                }
+                sealed
             }
             (None, _) => Err(Fate::NoEpoch),
             (_, None) => Err(Fate::NoRoom),
