@@ -134,7 +134,7 @@ impl Default for Idle {
     fn default() -> Self {
         Self {
             tick: Duration::from_millis(250),
-            unanswered: Duration::from_millis(750),
+            unanswered: Duration::from_millis(500),
             silence: Duration::from_secs(1),
             // A ping and its answer in 23 s, and some rekeys: under a packet in ten seconds. Sooner than a
             // NAT keepalive is due, which is then not needed.
@@ -176,7 +176,7 @@ impl GateConfig {
             hold_lost: Duration::from_secs(150),
             backoff: 1.5,
             jitter: 0.2,
-            rekey_patience: Duration::from_secs(1),
+            rekey_patience: Duration::from_millis(500),
             epochs_per_session: 2,
             escalation_backoff: Duration::from_millis(500),
             escalation_max: Duration::from_secs(30),
