@@ -117,7 +117,6 @@ impl Control {
                 local_ts: child.local_ts,
                 remote_ts: child.remote_ts,
                 icmp,
-                asked: Duration::ZERO,
                 counters,
                 rekey_at: rekeys.then(|| now + soft.time),
                 expires_at: now + lifetime.life_time,
@@ -179,9 +178,6 @@ impl Control {
             match output {
                 GateOutput::SendEcho { epoch, payload } => {
                     let next_header = echo::NEXT_HEADER;
-                    if let Some(e) = self.tunnels[at].epochs.get_mut(&epoch) {
-                        e.asked = now;
-                    }
                     self.outputs.push_back(Output::SendInner {
                         tunnel,
                         epoch,

@@ -388,7 +388,7 @@ impl Control {
             .flat_map(|at| self.tunnels[*at].epochs.values());
         epochs
             .filter(|e| e.session == Some(id) && e.outer.encap == Encap::Udp)
-            .map(|e| Duration::from_nanos(e.counters.last_out_ns.get()).max(e.asked))
+            .map(|e| Duration::from_nanos(e.counters.last_out_ns.get()))
             .max()
             .unwrap_or_default()
     }

@@ -156,8 +156,6 @@ pub(crate) struct Epoch {
     /// Where it can be asked by ICMP.
     pub(crate) icmp: Option<icmp::Ends>,
     pub(crate) counters: Arc<SaCounters>,
-    /// When the gate last sent through it, which the counters do not count.
-    pub(crate) asked: Duration,
     pub(crate) rekey_at: Option<Duration>,
     pub(crate) expires_at: Duration,
     /// Its Delete was asked for.
