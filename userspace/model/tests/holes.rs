@@ -19,6 +19,7 @@ fn holds(config: Config) -> Report {
         config,
         breaks: &[],
         stops: false,
+        most: None,
     };
     let report = judged(&case);
     assert!(report.complete);
