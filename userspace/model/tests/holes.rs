@@ -19,7 +19,6 @@ fn holds(config: Config) -> Report {
         config,
         breaks: &[],
         stops: false,
-        most: None,
     };
     let report = judged(&case);
     assert!(report.complete);
