@@ -245,8 +245,8 @@ pub fn run(options: &Options) -> Result<bool> {
             Trial::Scenario(_) => None,
         });
         let seeds = options.seeds.unwrap_or(sweep::SEEDS);
-        let pairs = pairs.collect();
-        return sweep::run(&options.sweep, pairs, seeds, jobs, options.json.as_ref());
+        let pairs: Vec<_> = pairs.collect();
+        return sweep::run(&options.sweep, &pairs, seeds, jobs, options.json.as_ref());
     }
     let mut summaries = Vec::new();
     println!(

@@ -307,7 +307,7 @@ fn work(job: &Job, times: &[GateConfig; 2]) -> Done {
 /// Runs it; prints a table, writes what was asked for.
 pub fn run(
     options: &Sweep,
-    pairs: Vec<Pair>,
+    pairs: &[Pair],
     seeds: u64,
     jobs: usize,
     json: Option<&PathBuf>,
