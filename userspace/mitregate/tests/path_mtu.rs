@@ -58,9 +58,9 @@ fn transfer(lab: &Lab, download: bool) {
         let (stream, from) = listener.accept().unwrap();
         assert_eq!(from.ip().to_string(), INNER_CLIENT);
         if download {
-            send(stream)
+            send(stream);
         } else {
-            receive(stream)
+            receive(stream);
         }
     });
     let stream = lab
@@ -68,9 +68,9 @@ fn transfer(lab: &Lab, download: bool) {
         .ns
         .block_on(async move || TcpStream::connect((INNER_GATEWAY, port)).unwrap());
     if download {
-        receive(stream)
+        receive(stream);
     } else {
-        send(stream)
+        send(stream);
     }
     server.join().unwrap();
 }
