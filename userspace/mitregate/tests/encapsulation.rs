@@ -75,7 +75,6 @@ fn drops(what: &str, blocked: &str) {
     let answered: BTreeSet<_> = pinged.answered.iter().collect();
     // Nothing is missing but of what was sent while protocol 50 was dark; how much, no test says.
     let missing: Vec<_> = (0..pinged.sent).filter(|n| !answered.contains(n)).collect();
-    println!("{what}: {} of {} lost", missing.len(), pinged.sent);
     let dark = from.saturating_sub(UNDER_WAY)..until;
     assert!(
         missing.iter().all(|n| dark.contains(n)),
