@@ -82,7 +82,9 @@ impl Target {
 
     /// ESP packets of the client, the oldest that there are.
     fn esp(&self, count: usize) -> Vec<Vec<u8>> {
-        let frames = self.wire.of(&ESP, GATEWAY);
+        let mut frames = self.wire.of(&ESP, GATEWAY);
+        // Pings that are padded to the path's MTU leave no room for tests to add to.
+        frames.retain(|frame| frame.len() < 500);
         frames[..count.min(frames.len())].to_vec()
     }
 
@@ -182,7 +184,7 @@ fn hostile_esp(what: &str, encap: &str) {
         [1, 0xff, 0xff, 0xff],
         [9, 1, 2, 3],
         [0, 0, 0, 1],
-        [0, 0, 0, 8],
+        [0, 0, 0, 9],
     ] {
         target.counts("unknown SPI", &fate("no_spi"), &with_spi(spi));
     }

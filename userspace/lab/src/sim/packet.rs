@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use mitregate_wire::eth::{self, EtherType};
 use mitregate_wire::frame::{UdpFrame, emit_udp};
-use mitregate_wire::ike::{NON_ESP_MARKER, PORT_NAT_T};
+use mitregate_wire::ike::{NON_ESP_MARKER, PORT, PORT_NAT_T};
 use mitregate_wire::ip::{TrafficClass, protocol};
 use mitregate_wire::udp::{self, KEEPALIVE};
 use mitregate_wire::{MacAddr, icmp, ipv4};
@@ -39,7 +39,9 @@ pub fn content(packet: &Packet) -> Content<'_> {
     if payload == KEEPALIVE {
         return Content::Keepalive;
     }
-    if packet.src().port() != PORT_NAT_T && packet.dst().port() != PORT_NAT_T {
+    let ports = [packet.src().port(), packet.dst().port()];
+    // A NAT may have drawn 4500 for what goes to 500.
+    if !ports.contains(&PORT_NAT_T) || ports.contains(&PORT) {
         return Content::Ike(payload);
     }
     match payload.strip_prefix(&NON_ESP_MARKER) {

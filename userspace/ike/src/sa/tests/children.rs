@@ -303,7 +303,7 @@ fn a_peer_that_forgot_everything_says_so_and_is_not_believed() {
         world.hosts[CLIENT]
             .discarded
             .iter()
-            .all(|d| *d == Discard::Unprotected)
+            .all(|d| *d == Discard::NoSuchIkeSa)
     );
     assert!(!world.hosts[CLIENT].discarded.is_empty());
 }

@@ -30,6 +30,10 @@ pub struct Bound(pub Vec<Term>);
 /// ([`Strangers::inits_per_source`]).
 const DOOR: Duration = Duration::from_secs(20);
 
+/// Fresh SPIs that a NAT which guesses takes for another client's, after a dead server's return: each time the odds
+/// are even at worst, so about one run in some hundred that get there would need more.
+const SHIFTS: u32 = 7;
+
 /// The longest times that the defaults of a client's gate lead to.
 pub struct Longest {
     gate: GateConfig,
@@ -196,6 +200,10 @@ impl Bound {
                     if setting.pair.case == Case::Misbinding {
                         // The first ping was answered, and the next silence is allowed to be longer.
                         add("silence", 1, longest.silence());
+                        // A fresh SPI is taken for another one's as the one before was.
+                        if shared.is_some_and(|model| nat::squelch(model).is_zero()) {
+                            add("shifts", 1, longest.shifts(1));
+                        }
                     }
                     add("suspect", 1, longest.suspect());
                     add("turns", 1, longest.turns(others));
@@ -231,7 +239,7 @@ impl Bound {
                 }
                 // Here a client's ping that meets no answer is not dropped: its entry takes another's SPI.
                 if crossed && shared.is_some_and(|model| nat::squelch(model).is_zero()) {
-                    add("shifts", 1, longest.shifts(others));
+                    add("shifts", 1, longest.shifts(others + SHIFTS));
                 }
                 add("P", 1, p);
             }
@@ -251,6 +259,15 @@ impl Bound {
                 add("P", 1, p);
             }
             Case::OneWayLoss => {
+                let noted = esp
+                    && setting
+                        .pair
+                        .nat
+                        .is_some_and(|model| model != Model::StatefulFw);
+                if noted && setting.flows != Flows::S2c {
+                    // Data waits until a ping is answered.
+                    add("idle", 1, longest.between_idle_pings());
+                }
                 add("R", 1, r);
                 add("P", 1, p);
             }
