@@ -31,8 +31,8 @@ pub struct Bound(pub Vec<Term>);
 const DOOR: Duration = Duration::from_secs(20);
 
 /// Fresh SPIs that a NAT which guesses takes for another client's, after a dead server's return: each time the odds
-/// are even at worst, so about one run in some hundred that get there would need more.
-const SHIFTS: u32 = 7;
+/// are even at worst, so one run in some thousand that get there may need more.
+const SHIFTS: u32 = 9;
 
 /// The longest times that the defaults of a client's gate lead to.
 pub struct Longest {
