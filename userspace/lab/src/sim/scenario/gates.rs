@@ -65,15 +65,19 @@ fn off(stage: &mut Stage) -> Result<(), Violation> {
                 .fail(format!("{name} asks although a gate is off"));
         }
     }
-    let rekeys: u64 = [site.clients[0], site.gateway]
-        .map(|host| stage.world.tunnel(host).gate.rekeys)
-        .iter()
-        .sum();
+    has_rekeyed(stage, &site);
+    all_arrived(&mut stage.world, &site)?;
+    settle(&mut stage.world, &site)
+}
+
+/// Both ends together have asked for three rekeys at least.
+fn has_rekeyed(stage: &mut Stage, site: &Site) {
+    let ends = [site.clients[0], site.gateway];
+    let asked = ends.map(|host| stage.world.tunnel(host).gate.rekeys);
+    let rekeys: u64 = asked.iter().sum();
     if rekeys < 3 {
         stage.world.fail(format!("only {rekeys} rekeys"));
     }
-    all_arrived(&mut stage.world, &site)?;
-    settle(&mut stage.world, &site)
 }
 
 /// A plan in which ICMP is what asks.
@@ -149,13 +153,7 @@ fn icmp(stage: &mut Stage) -> Result<(), Violation> {
             .world
             .fail(format!("{pongs} answers came out of the tunnel"));
     }
-    let rekeys: u64 = [site.clients[0], site.gateway]
-        .map(|host| stage.world.tunnel(host).gate.rekeys)
-        .iter()
-        .sum();
-    if rekeys < 3 {
-        stage.world.fail(format!("only {rekeys} rekeys"));
-    }
+    has_rekeyed(stage, &site);
     all_arrived(&mut stage.world, &site)?;
     settle(&mut stage.world, &site)
 }
